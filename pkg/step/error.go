@@ -1,0 +1,105 @@
+package step
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Class says what an error means for the run, and is the exit code that the
+// program ends with (the numbers follow sysexits.h where it has one).
+type Class int
+
+const (
+	// Usage: the command line is wrong.
+	Usage Class = 64
+	// Refused: the TPM, a key or a certificate is not what it must be.
+	Refused Class = 65
+	// Unavailable: there is no TPM, or no PKCS#11 module or token.
+	Unavailable Class = 69
+	// Software: this program is wrong.
+	Software Class = 70
+	// Temporary: the same thing may succeed later. The zero Class means this.
+	Temporary Class = 75
+	// ServerRefused: the EST server answered that it will not (401, 403, or
+	// another final status).
+	ServerRefused Class = 76
+	// Permission: the operating system forbids it.
+	Permission Class = 77
+	// Configuration: the configuration is wrong.
+	Configuration Class = 78
+)
+
+// Error classifies a cause. Its text is the cause's: class and hint are for
+// whoever decides on them, the runner and the edge of the program.
+type Error struct {
+	Class Class
+	// NotBefore is when a Temporary error is worth another try, as the other
+	// side said it (Retry-After); zero when it said nothing.
+	NotBefore time.Time
+	// Hint is the technician's next action.
+	Hint string
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Fail makes an error of a class.
+func Fail(class Class, format string, args ...any) error {
+	return &Error{Class: class, Err: fmt.Errorf(format, args...)}
+}
+
+// As gives err a class, and a hint where there is one to give. A nil err stays
+// nil, and an error that has been classified already keeps its class.
+func As(class Class, hint string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if known, ok := errors.AsType[*Error](err); ok {
+		class = known.Class
+		if hint == "" {
+			hint = known.Hint
+		}
+		return &Error{Class: class, NotBefore: known.NotBefore, Hint: hint, Err: err}
+	}
+	return &Error{Class: class, Hint: hint, Err: err}
+}
+
+// Hint adds the next action to an error of a class.
+func Hint(err error, format string, args ...any) error {
+	return As(ClassOf(err), fmt.Sprintf(format, args...), err)
+}
+
+// ClassOf is the class of the outermost Error in err's chain; an error that
+// nobody classified is Temporary, so that a run is tried again rather than
+// given up for good on a fault that nobody thought of.
+func ClassOf(err error) Class {
+	if e, ok := errors.AsType[*Error](err); ok && e.Class != 0 {
+		return e.Class
+	}
+	return Temporary
+}
+
+// HintOf is the outermost hint in err's chain, or "".
+func HintOf(err error) string {
+	for err != nil {
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			return ""
+		}
+		if e.Hint != "" {
+			return e.Hint
+		}
+		err = e.Err
+	}
+	return ""
+}
+
+// notBefore is when err is worth another try, or zero.
+func notBefore(err error) time.Time {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.NotBefore
+	}
+	return time.Time{}
+}

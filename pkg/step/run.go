@@ -1,0 +1,150 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Event is what a run tells while it goes on.
+type Event struct {
+	Step string
+	// Observation is what the step ended with, or what it was tried on.
+	Observation Observation
+	// Changed is true when the step made a move in this run.
+	Changed bool
+	// Elapsed is the time that the step took.
+	Elapsed time.Duration
+	// Err is set when a try failed and another follows after Wait.
+	Err  error
+	Wait time.Duration
+	// Done is true for the last event of a step.
+	Done bool
+}
+
+// Runner runs steps in their order.
+type Runner struct {
+	Steps []Step
+	// Budget is the time for the whole run, waiting included.
+	Budget time.Duration
+	// Notify is told of each step that ended and of each failed try.
+	Notify func(Event)
+}
+
+// Row is the observation of one step, as status and the last lines of a run
+// show it.
+type Row struct {
+	Step string `json:"step"`
+	Observation
+	// Error is why Observe could not tell.
+	Error string `json:"error,omitempty"`
+	Err   error  `json:"-"`
+}
+
+// The waits between two tries of a step, where the other side names none:
+// they double from the first to the longest, each drawn anew between nothing
+// and twice its mean, so that ten thousand devices that were powered on in the
+// same second do not come back in the same second.
+const (
+	firstWait   = time.Second
+	longestWait = time.Minute
+)
+
+// Run brings every step to Present, or stops at the first that cannot be.
+func (r *Runner) Run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.Budget)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	for _, s := range r.Steps {
+		if err := r.run(ctx, s, deadline); err != nil {
+			return fmt.Errorf("%s: %w", s.Name(), err)
+		}
+	}
+	return nil
+}
+
+func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
+	begin := time.Now()
+	waits := backoff.NewExponentialBackOff()
+	waits.InitialInterval, waits.MaxInterval = firstWait, longestWait
+	waits.Multiplier, waits.RandomizationFactor = 2, 1
+
+	changed := false
+	for {
+		obs, acted, err := once(ctx, s)
+		changed = changed || acted
+		if err == nil {
+			r.notify(Event{Step: s.Name(), Observation: obs, Changed: changed, Elapsed: time.Since(begin), Done: true})
+			return nil
+		}
+		if ClassOf(err) != Temporary || errors.Is(err, context.Canceled) {
+			return err
+		}
+		wait := waits.NextBackOff()
+		if at := notBefore(err); !at.IsZero() {
+			// The server's own time is kept, and a little of our own jitter is
+			// laid on it: every device was told the same number.
+			wait = max(time.Until(at), 0) + wait/4
+		}
+		if time.Now().Add(wait).After(deadline) {
+			return &Error{Class: Temporary, Hint: HintOf(err),
+				Err: fmt.Errorf("gave up for now, the budget of %s is spent: %w", r.Budget, err)}
+		}
+		r.notify(Event{Step: s.Name(), Observation: obs, Elapsed: time.Since(begin), Err: err, Wait: wait})
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// maxMoves bounds the moves of one try: a step whose object takes more than a
+// few (create, load, persist) is one that does not converge.
+const maxMoves = 8
+
+// once observes and acts until the step is Present.
+func once(ctx context.Context, s Step) (obs Observation, acted bool, err error) {
+	for range maxMoves {
+		obs, err = s.Observe(ctx)
+		if err != nil {
+			return obs, acted, err
+		}
+		switch {
+		case obs.State == Present, obs.State == Partial && obs.Waiting != "":
+			return obs, acted, nil
+		case obs.State == Conflict:
+			return obs, acted, &Error{Class: Refused, Hint: obs.Hint,
+				Err: fmt.Errorf("cannot use %s: %s", obs.Object, obs.Detail)}
+		}
+		if err = s.Act(ctx, obs); err != nil {
+			return obs, true, err
+		}
+		acted = true
+	}
+	return obs, acted, Fail(Software, "%s is still %s after %d moves: %s", obs.Object, obs.State, maxMoves, obs.Detail)
+}
+
+func (r *Runner) notify(e Event) {
+	if r.Notify != nil {
+		r.Notify(e)
+	}
+}
+
+// Observe looks at every step and changes nothing. It does not stop at a step
+// that cannot be observed: a technician wants the rest of the table.
+func Observe(ctx context.Context, steps []Step) []Row {
+	rows := make([]Row, 0, len(steps))
+	for _, s := range steps {
+		obs, err := s.Observe(ctx)
+		row := Row{Step: s.Name(), Observation: obs, Err: err}
+		if err != nil {
+			row.Error = err.Error()
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
