@@ -1,0 +1,117 @@
+package tpm
+
+import (
+	"strings"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+)
+
+// Properties are what a TPM is.
+type Properties struct {
+	Manufacturer string // four letters, as the TCG's vendor registry has them
+	Firmware     [2]uint32
+	NVIndexMax   int // largest index, in bytes
+	NVBufferMax  int // largest single read or write, in bytes
+}
+
+// State is how a TPM stands.
+type State struct {
+	LockoutCounter, LockoutMax int
+	LockoutAuthSet             bool // somebody set the lockout authorisation
+	ClearDisabled              bool // TPM2_Clear is refused
+	PlatformEnabled            bool // the platform hierarchy can be used
+}
+
+// The bits of TPMA_PERMANENT and TPMA_STARTUP_CLEAR (Part 2, clauses 8.6, 8.7).
+const (
+	permanentLockoutAuthSet = 1 << 2
+	permanentDisableClear   = 1 << 8
+	startupPhEnable         = 1 << 0
+)
+
+// smallestNVBuffer is assumed of a TPM that does not say.
+const smallestNVBuffer = 64
+
+// Properties reads what the TPM is.
+func (t *TPM) Properties() (Properties, error) {
+	p := Properties{NVBufferMax: smallestNVBuffer}
+	err := t.properties(tpm2.TPMPTFamilyIndicator, func(property tpm2.TPMPT, v uint32) {
+		switch property {
+		case tpm2.TPMPTManufacturer:
+			p.Manufacturer = strings.TrimRight(string([]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), "\x00 ")
+		case tpm2.TPMPTFirmwareVersion1:
+			p.Firmware[0] = v
+		case tpm2.TPMPTFirmwareVersion2:
+			p.Firmware[1] = v
+		case tpm2.TPMPTNVIndexMax:
+			p.NVIndexMax = int(v)
+		case tpm2.TPMPTNVBufferMax:
+			p.NVBufferMax = int(v)
+		}
+	})
+	return p, err
+}
+
+// State reads how the TPM stands.
+func (t *TPM) State() (State, error) {
+	var s State
+	err := t.properties(tpm2.TPMPTPermanent, func(property tpm2.TPMPT, v uint32) {
+		switch property {
+		case tpm2.TPMPTLockoutCounter:
+			s.LockoutCounter = int(v)
+		case tpm2.TPMPTMaxAuthFail:
+			s.LockoutMax = int(v)
+		case tpm2.TPMPTPermanent:
+			s.LockoutAuthSet = v&permanentLockoutAuthSet != 0
+			s.ClearDisabled = v&permanentDisableClear != 0
+		case tpm2.TPMPTStartupClear:
+			s.PlatformEnabled = v&startupPhEnable != 0
+		}
+	})
+	return s, err
+}
+
+// properties reads a group of properties from one on, with one command on most
+// TPMs.
+func (t *TPM) properties(from tpm2.TPMPT, set func(tpm2.TPMPT, uint32)) error {
+	for next := uint32(from); ; {
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: next, PropertyCount: 127}.Execute(t.transport)
+		if err != nil {
+			return fail(err, "read the properties of the TPM")
+		}
+		list, err := rsp.CapabilityData.Data.TPMProperties()
+		if err != nil {
+			return step.Fail(step.Refused, "cannot read the properties of the TPM: %w", err)
+		}
+		for _, p := range list.TPMProperty {
+			set(p.Property, p.Value)
+			next = uint32(p.Property) + 1
+		}
+		if !rsp.MoreData || len(list.TPMProperty) == 0 {
+			return nil
+		}
+	}
+}
+
+// Indices lists the NV indices that are defined.
+func (t *TPM) Indices() ([]tpm2.TPMHandle, error) {
+	var all []tpm2.TPMHandle
+	next := uint32(tpm2.TPMHTNVIndex) << 24
+	for {
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: next, PropertyCount: 254}.Execute(t.transport)
+		if err != nil {
+			return nil, fail(err, "list the NV indices")
+		}
+		list, err := rsp.CapabilityData.Data.Handles()
+		if err != nil {
+			return nil, step.Fail(step.Refused, "cannot list the NV indices: %w", err)
+		}
+		all = append(all, list.Handle...)
+		if !rsp.MoreData || len(list.Handle) == 0 {
+			return all, nil
+		}
+		next = uint32(all[len(all)-1]) + 1
+	}
+}

@@ -1,0 +1,158 @@
+// Package tpm does with a TPM 2.0 what the device programs need, over go-tpm:
+// persistent keys, NV indices, sessions and a [crypto.Signer].
+//
+// The seam to the outside is go-tpm's one-method transport: retry, counting
+// and fault injection are wrappers of it, and tests run on a real software
+// TPM. Commands that go-tpm does not know are in raw.go, on the same seam.
+//
+// # What a bus sees
+//
+// A TPM is a chip on a bus that somebody may tap. Once [TPM.SaltTo] has been
+// called, values that must stay secret (authorisation values, sealed data)
+// only travel in sessions that are salted to that key and encrypted with
+// AES-128-CFB, and answers that a decision rests on are checked by the HMAC of
+// such a session (TPM 2.0 Library, Part 1, clauses 19 and 21).
+//
+// # Slots
+//
+// A TPM without a resource manager has three slots for transient objects and
+// three for sessions, and a persistent key takes a slot while a command uses
+// it. Everything loaded here is flushed as soon as it has been used, and at
+// most one session stays open.
+//
+// Errors carry a class of pkg/step and name the handle or index they are about.
+package tpm
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+)
+
+// Secrets are the authorisation values of the hierarchies; nil is the empty
+// value, which every hierarchy has until somebody sets another.
+type Secrets struct {
+	Owner, Endorsement, Lockout, Platform []byte
+}
+
+// TPM is an open TPM.
+type TPM struct {
+	transport transport.TPM
+	close     func() error
+	secrets   Secrets
+
+	salt  *salt
+	bus   tpm2.Session // salted and encrypted, reused; nil until needed
+	flush func() error // ends bus
+}
+
+// Open opens a TPM: a character device, or "unix:" and the path of the data
+// socket of a software TPM.
+func Open(device string, secrets Secrets) (*TPM, error) {
+	var t transport.TPMCloser
+	var err error
+	if path, ok := strings.CutPrefix(device, "unix:"); ok {
+		t, err = linuxudstpm.Open(path)
+	} else {
+		t, err = linuxtpm.Open(device)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, step.As(step.Permission, "run as root, or as a member of the group tss", fmt.Errorf("cannot open the TPM %s: %w", device, err))
+	case err != nil:
+		return nil, step.As(step.Unavailable,
+			"is a TPM fitted and enabled? On a Raspberry Pi: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt; [tpm] device names another one",
+			fmt.Errorf("cannot open the TPM %s: %w", device, err))
+	}
+	tpm := New(t, secrets)
+	tpm.close = t.Close
+	return tpm, nil
+}
+
+// New uses a TPM that is open.
+func New(t transport.TPM, secrets Secrets) *TPM {
+	return &TPM{transport: retry{t}, secrets: secrets, close: func() error { return nil }}
+}
+
+// Close ends the sessions and closes the TPM.
+func (t *TPM) Close() error {
+	return errors.Join(t.EndSession(), t.close())
+}
+
+// retry sends a command again while the TPM says that it is busy: these
+// answers mean that the command was not executed (Part 2, clause 6.6.3).
+type retry struct{ next transport.TPM }
+
+// A TPM that runs its self test is busy for a second or two, and one that
+// searches for an RSA key for longer; the kernel waits by itself.
+const (
+	busyPause = 20 * time.Millisecond
+	busyLimit = 10 * time.Second
+)
+
+func (r retry) Send(command []byte) ([]byte, error) {
+	pause := busyPause
+	for begin := time.Now(); ; pause = min(2*pause, time.Second) {
+		answer, err := r.next.Send(command)
+		if err != nil || !busy(answer) || time.Since(begin) > busyLimit {
+			return answer, err
+		}
+		time.Sleep(pause)
+	}
+}
+
+func busy(answer []byte) bool {
+	if len(answer) < 10 {
+		return false
+	}
+	switch tpm2.TPMRC(uint32(answer[6])<<24 | uint32(answer[7])<<16 | uint32(answer[8])<<8 | uint32(answer[9])) {
+	case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting:
+		return true
+	}
+	return false
+}
+
+// ErrNotFound: there is nothing at the handle or index.
+var ErrNotFound = errors.New("nothing is there")
+
+// fail wraps an error of the TPM: what could not be done, on what, and how the
+// run goes on from it.
+func fail(err error, format string, args ...any) error {
+	wrapped := fmt.Errorf("cannot "+format+": %w", append(args, err)...)
+	class, hint := step.Temporary, ""
+	switch {
+	case errors.Is(err, tpm2.TPMRCLockout):
+		hint = "the TPM counts wrong authorisations and blocks until its recovery time has passed, or until TPM2_DictionaryAttackLockReset"
+	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthUnavailable):
+		class = step.Refused
+		hint = "somebody set an authorisation value for this hierarchy: name it in [tpm] owner_auth, endorsement_auth, lockout_auth or platform_auth"
+	case errors.Is(err, tpm2.TPMRCHierarchy):
+		class = step.Refused
+		hint = "the firmware has closed this hierarchy; for the certificate of the IDevID: [idevid] storage = \"owner\""
+	case errors.Is(err, tpm2.TPMRCNVSpace):
+		class = step.Refused
+		hint = "the TPM's memory is full: tpm2_getcap handles-persistent and handles-nv-index show what takes it"
+	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCAsymmetric), errors.Is(err, tpm2.TPMRCKeySize),
+		errors.Is(err, tpm2.TPMRCSymmetric), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode):
+		class = step.Refused
+		hint = "this TPM lacks the algorithm or command; choose the other key algorithm (key = \"ecc-p256\" or \"rsa-2048\")"
+	case errors.Is(err, tpm2.TPMRCInitialize):
+		class = step.Refused
+		hint = "nobody has started the TPM (TPM2_Startup): is the firmware or the software TPM set up to do it?"
+	case errors.Is(err, tpm2.TPMRCIntegrity):
+		class = step.Refused
+	case errors.Is(err, tpm2.TPMRCFailure):
+		class = step.Unavailable
+		hint = "the TPM is in failure mode; a power cycle may help, else the chip is broken"
+	}
+	return step.As(class, hint, wrapped)
+}
