@@ -1,0 +1,89 @@
+package enroll
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/est"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+)
+
+// issueOverEST is what the est methods have in common; o holds the credentials, in which they differ.
+func (e *Enroller) issueOverEST(ctx context.Context, r Request, o est.Options) (answer, ca []*x509.Certificate, err error) {
+	o.Server, o.Label = e.enroll.Server, e.enroll.Label
+	o.Time, o.UserAgent = e.options.Now, e.options.UserAgent
+	roots, err := e.serverRoots()
+	if err != nil {
+		return nil, nil, err
+	}
+	o.Roots = pool(roots)
+	if o.Proxy, err = e.proxy(); err != nil {
+		return nil, nil, err
+	}
+	client, err := est.New(o)
+	if err != nil {
+		return nil, nil, step.As(step.Configuration, e.hint("check server and label"), err)
+	}
+	defer client.Close()
+	if ca, err = client.CACerts(ctx); err == nil {
+		answer, err = client.SimpleEnroll(ctx, r.CSR)
+	}
+	if err != nil {
+		return nil, nil, e.failed(err, roots)
+	}
+	return answer, ca, nil
+}
+
+// serverRoots are the CAs by which the EST server is verified; nil is the system's store.
+func (e *Enroller) serverRoots() ([]*x509.Certificate, error) {
+	if e.enroll.ServerCA == config.SystemCA {
+		return nil, nil
+	}
+	certs, err := e.readCertificates(e.enroll.ServerCA)
+	if err != nil {
+		return nil, badFile(e.hint("server_ca must be %q or a PEM file with the CA of the EST server", config.SystemCA), err)
+	}
+	return certs, nil
+}
+
+// pool makes certificates trusted, all of them: whoever names a file trusts what is in it, an issuing CA without its
+// root as well. None at all is the system's store.
+func pool(certs []*x509.Certificate) *x509.CertPool {
+	if certs == nil {
+		return nil
+	}
+	p := x509.NewCertPool()
+	for _, c := range certs {
+		p.AddCert(c)
+	}
+	return p
+}
+
+func (e *Enroller) proxy() (func(*http.Request) (*url.URL, error), error) {
+	if e.enroll.Proxy == "" {
+		return environmentProxy, nil
+	}
+	address, err := url.Parse(e.enroll.Proxy)
+	if err == nil && (address.Scheme != "http" && address.Scheme != "https" || address.Hostname() == "") {
+		err = errors.New("no http or https URL")
+	}
+	if err != nil {
+		return nil, step.As(step.Configuration, e.hint(`proxy must be like "http://proxy.example.com:3128"`), errProxy)
+	}
+	return http.ProxyURL(address), nil
+}
+
+// errProxy repeats neither the URL nor what a parser says of it: there may be a password in it.
+var errProxy = errors.New("cannot use the proxy: its URL is not valid")
+
+func environmentProxy(r *http.Request) (*url.URL, error) {
+	address, err := http.ProxyFromEnvironment(r)
+	if err != nil {
+		return nil, step.As(step.Configuration, "check HTTPS_PROXY in the environment", errProxy)
+	}
+	return address, nil
+}
