@@ -1,0 +1,80 @@
+// Command tpm2cloud-idevid gives a device its manufacturer identity; see
+// pkg/idevid.
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/cli"
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/device"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/idevid"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	return cli.Main(cli.Program{
+		Name:    "tpm2cloud-idevid",
+		Summary: "tpm2cloud-idevid proves the TPM genuine and gives the device its manufacturer identity (IDevID)",
+		Config:  config.ProgramIDevID,
+		Open:    open,
+		Verbs: []cli.Verb{
+			{Name: "export", Summary: "write the IDevID certificate that is in the TPM to standard output",
+				Flags: func(f *flag.FlagSet) { f.Bool("der", false, "write DER; else PEM") }},
+			{Name: "verify", Summary: "prove the IDevID: chain, key and common name",
+				Flags: func(f *flag.FlagSet) {
+					f.String("ca", "", "a file of CA certificates, below --root; else those that were kept at enrolment")
+					f.String("cn", "", "the common name that is expected; else the configuration's")
+				}},
+		},
+	}, os.Args[1:], os.Stdout, os.Stderr)
+}
+
+func open(cfg *config.Config) (cli.Session, error) {
+	now := clock.Read(identity.Floors(cfg)...)
+	t, err := identity.OpenTPM(cfg)
+	if err != nil {
+		return cli.Session{}, err
+	}
+	program := idevid.New(cfg, t, device.New(cfg.Root(), cfg.Device), now)
+	verb := func(_ context.Context, verb string, flags *flag.FlagSet, out io.Writer) error {
+		if verb == "export" {
+			return export(program, flags, out)
+		}
+		return verify(program, flags, out)
+	}
+	return cli.Session{Steps: program.Steps(), Clock: now, Close: t.Close, Verb: verb}, nil
+}
+
+func export(program *idevid.Program, flags *flag.FlagSet, out io.Writer) error {
+	certificate, err := program.Export()
+	if err != nil {
+		return err
+	}
+	data := certificate.Raw
+	if flags.Lookup("der").Value.String() == "false" {
+		data = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: data})
+	}
+	_, err = out.Write(data)
+	return err
+}
+
+func verify(program *idevid.Program, flags *flag.FlagSet, out io.Writer) error {
+	good, err := program.Verify(flags.Lookup("ca").Value.String(), flags.Lookup("cn").Value.String())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "verified: %s, by %s; the TPM holds its key\n", good.Certificate.Subject, good.Certificate.Issuer)
+	for _, w := range good.Warnings {
+		fmt.Fprintf(out, "warning: %s\n", w)
+	}
+	return nil
+}

@@ -1,0 +1,342 @@
+// Package cli is the command line that the device programs share.
+//
+// The rules of what they say, all in this package:
+//
+//   - standard output has the result: a line a step, a table, a certificate, or
+//     JSON; standard error has the rest
+//   - "error: " begins the one line that says why a program failed, "hint: "
+//     the line that says what to do; "warning: " what is worse than it could be
+//   - a sentence of ours begins in lower case and ends without a full stop
+//   - the exit code is that of the error's class (pkg/step)
+//   - no secret is ever written
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/store"
+	"github.com/tpm2cloud/tpm2cloud/pkg/systemd"
+)
+
+// Program is a device program.
+type Program struct {
+	Name    string
+	Summary string // what it does, for the usage text
+	Config  config.Program
+	// Open makes the program ready, on the TPM where it uses one.
+	Open func(*config.Config) (Session, error)
+	// Verbs are those beside status and the one without a name.
+	Verbs []Verb
+}
+
+// Session is a program that is ready.
+type Session struct {
+	Steps []step.Step
+	Clock clock.Clock // that certificates are judged at
+	Close func() error
+	// Verb does one of the program's own verbs.
+	Verb func(ctx context.Context, verb string, flags *flag.FlagSet, out io.Writer) error
+}
+
+// Verb is a further thing that a program does.
+type Verb struct {
+	Name, Summary string
+	Flags         func(*flag.FlagSet)
+}
+
+// run is one call of a program.
+type run struct {
+	Program
+	stdout, stderr io.Writer
+	json           bool
+	cfg            *config.Config
+}
+
+// Main runs a program and returns its exit code.
+func Main(p Program, args []string, stdout, stderr io.Writer) int {
+	// Secrets are in this process's memory, and would be in its core dump.
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+
+	r := &run{Program: p, stdout: stdout, stderr: stderr}
+	err := r.main(args)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if !errors.Is(err, errSaid) {
+		fmt.Fprintf(stderr, "error: %v\n", err)
+	}
+	if hint := step.HintOf(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	return int(step.ClassOf(err))
+}
+
+// errSaid is an error whose text the technician has seen already.
+var errSaid = errors.New("")
+
+func (r *run) main(args []string) error {
+	flags := flag.NewFlagSet(r.Name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	dir := flags.String("config", "/etc/tpm2cloud", "the directory of the configuration")
+	root := flags.String("root", "/", "the directory below which every absolute path of the configuration lies")
+	flags.BoolVar(&r.json, "json", false, "write JSON")
+	flags.Usage = func() {}
+	verb, rest, err := r.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if r.cfg, err = config.Load(joinRoot(*root, *dir), *root); err != nil {
+		return err
+	}
+	if err := r.cfg.Check(r.Config); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if verb == "" {
+		return r.provision(ctx)
+	}
+	session, err := r.Open(r.cfg)
+	if err != nil {
+		return err
+	}
+	if verb == "status" {
+		err = r.status(ctx, session)
+	} else {
+		err = session.Verb(ctx, verb, rest, r.stdout)
+	}
+	return errors.Join(err, session.Close())
+}
+
+// parse reads flags, verb and the verb's own flags. Flags of the program may
+// stand behind the verb as well.
+func (r *run) parse(flags *flag.FlagSet, args []string) (verb string, own *flag.FlagSet, err error) {
+	usage := func(err error) error {
+		if errors.Is(err, flag.ErrHelp) {
+			r.usage(r.stdout, flags)
+			return err
+		}
+		return step.As(step.Usage, r.Name+" --help shows what there is", err)
+	}
+	if err := flags.Parse(args); err != nil {
+		return "", nil, usage(err)
+	}
+	if flags.NArg() == 0 {
+		return "", nil, nil
+	}
+	verb, args = flags.Arg(0), flags.Args()[1:]
+	own = flag.NewFlagSet(verb, flag.ContinueOnError)
+	own.SetOutput(io.Discard)
+	own.Usage = func() {}
+	flags.VisitAll(func(f *flag.Flag) { own.Var(f.Value, f.Name, f.Usage) })
+	known := verb == "status"
+	for _, v := range r.Verbs {
+		if v.Name == verb {
+			known = true
+			if v.Flags != nil {
+				v.Flags(own)
+			}
+		}
+	}
+	if !known {
+		return "", nil, usage(fmt.Errorf("there is no verb %q", verb))
+	}
+	if err := own.Parse(args); err != nil {
+		return "", nil, usage(err)
+	}
+	if own.NArg() > 0 {
+		return "", nil, usage(fmt.Errorf("%s takes no argument %q", verb, own.Arg(0)))
+	}
+	return verb, own, nil
+}
+
+func (r *run) usage(w io.Writer, flags *flag.FlagSet) {
+	fmt.Fprintf(w, "%s\n\nusage: %s [flags]           provision: bring every step to present\n", r.Summary, r.Name)
+	fmt.Fprintf(w, "       %s [flags] %-9s show every step, change nothing\n", r.Name, "status")
+	for _, v := range r.Verbs {
+		fmt.Fprintf(w, "       %s [flags] %-9s %s\n", r.Name, v.Name, v.Summary)
+	}
+	fmt.Fprintf(w, "\nflags:\n")
+	show := func(f *flag.Flag) {
+		fmt.Fprintf(w, "  --%-10s %s", f.Name, f.Usage)
+		if f.DefValue != "" && f.DefValue != "false" {
+			fmt.Fprintf(w, " (%s)", f.DefValue)
+		}
+		fmt.Fprintln(w)
+	}
+	flags.VisitAll(show)
+	for _, v := range r.Verbs {
+		if v.Flags == nil {
+			continue
+		}
+		own := flag.NewFlagSet(v.Name, flag.ContinueOnError)
+		v.Flags(own)
+		fmt.Fprintf(w, "\nflags of %s:\n", v.Name)
+		own.VisitAll(show)
+	}
+	fmt.Fprintf(w, "\nexit codes: 0 done; 64 usage; 65 refused (TPM, key or certificate is not what it must be);\n"+
+		"  69 no TPM or token; 75 gave up for now; 76 refused by the server; 77 permission; 78 configuration\n")
+}
+
+// joinRoot puts the path of the configuration below the root, as it puts its
+// own paths there.
+func joinRoot(root, dir string) string {
+	return strings.TrimSuffix(root, "/") + "/" + strings.TrimPrefix(dir, "/")
+}
+
+// provision runs the steps, one program of ours at a time.
+func (r *run) provision(ctx context.Context) (err error) {
+	budget := time.Duration(r.cfg.Run.Budget)
+	state := store.Open(r.cfg.Path(r.cfg.Run.State), 0o755)
+	defer state.Close()
+	lock, err := r.lock(ctx, state, time.Now().Add(budget))
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	session, err := r.Open(r.cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	if err := session.Clock.Err(); err != nil {
+		return err
+	}
+	if !session.Clock.Verified {
+		fmt.Fprintf(r.stderr, "warning: clock unverified: %s\n", session.Clock.Why)
+	}
+	systemd.Extend(budget + time.Minute)
+	runner := step.Runner{Steps: session.Steps, Budget: budget, Notify: r.event}
+	return runner.Run(ctx)
+}
+
+// lock waits for its turn.
+func (r *run) lock(ctx context.Context, state *store.Dir, end time.Time) (*store.Lock, error) {
+	for said := false; ; {
+		lock, err := state.TryLock("lock")
+		if !errors.Is(err, store.ErrLocked) {
+			if errors.Is(err, os.ErrPermission) {
+				err = step.As(step.Permission, "run as root", err)
+			}
+			return lock, err
+		}
+		if time.Now().After(end) {
+			return nil, step.As(step.Temporary, "", err)
+		}
+		if !said {
+			fmt.Fprintf(r.stderr, "waiting: %v\n", err)
+			systemd.Status("waiting: %v", err)
+			said = true
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// event tells of one step.
+func (r *run) event(e step.Event) {
+	if !e.Done {
+		fmt.Fprintf(r.stderr, "retry: %s: %v; again in %s\n", e.Step, e.Err, e.Wait.Round(100*time.Millisecond))
+		systemd.Status("%s: %v; again in %s", e.Step, e.Err, e.Wait.Round(time.Second))
+		return
+	}
+	systemd.Status("%s: %s", e.Step, e.Observation.State)
+	for _, w := range e.Observation.Warnings {
+		fmt.Fprintf(r.stderr, "warning: %s: %s\n", e.Step, w)
+	}
+	if r.json {
+		r.writeJSON(struct {
+			Step string `json:"step"`
+			step.Observation
+			Changed bool    `json:"changed"`
+			Elapsed float64 `json:"elapsed_ms"`
+		}{e.Step, e.Observation, e.Changed, float64(e.Elapsed.Microseconds()) / 1000})
+		return
+	}
+	verdict := "unchanged"
+	if e.Changed {
+		verdict = "done"
+	}
+	if e.Observation.Waiting != "" {
+		verdict = "waiting"
+	}
+	text := e.Observation.Detail
+	if e.Observation.Waiting != "" {
+		text = e.Observation.Waiting
+	}
+	fmt.Fprintf(r.stdout, "%-18s  %-9s  %7.3f s  %s: %s\n", e.Step, verdict, e.Elapsed.Seconds(), e.Observation.Object, text)
+}
+
+func (r *run) writeJSON(v any) {
+	enc := json.NewEncoder(r.stdout)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // to our own standard output
+}
+
+// status shows every step.
+func (r *run) status(ctx context.Context, session Session) error {
+	rows := step.Observe(ctx, session.Steps)
+	if r.json {
+		r.writeJSON(struct {
+			Program string     `json:"program"`
+			Clock   clockState `json:"clock"`
+			Steps   []step.Row `json:"steps"`
+		}{r.Name, clockState{session.Clock.Verified, session.Clock.Time}, rows})
+	} else {
+		r.table(rows)
+	}
+	for _, row := range rows {
+		if row.Err != nil {
+			return fmt.Errorf("%s: %w", row.Step, row.Err)
+		}
+		if row.State != step.Present && row.Waiting == "" {
+			class := step.Temporary
+			if row.State == step.Conflict {
+				class = step.Refused
+			}
+			return &step.Error{Class: class, Hint: row.Hint, Err: fmt.Errorf("%s is %s", row.Step, row.State)}
+		}
+	}
+	return nil
+}
+
+type clockState struct {
+	Verified bool      `json:"verified"`
+	Time     time.Time `json:"time"`
+}
+
+func (r *run) table(rows []step.Row) {
+	for _, row := range rows {
+		text := row.Detail
+		if row.Waiting != "" {
+			text = row.Waiting
+		}
+		state := row.State.String()
+		if row.Err != nil {
+			state, text = "unknown", row.Error
+		}
+		fmt.Fprintf(r.stdout, "%-18s  %-8s  %s: %s\n", row.Step, state, row.Object, text)
+		if c := row.Certificate; c != nil {
+			fmt.Fprintf(r.stdout, "%30s%s, by %s, until %s\n", "", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))
+		}
+		for _, w := range row.Warnings {
+			fmt.Fprintf(r.stdout, "%30swarning: %s\n", "", w)
+		}
+	}
+}

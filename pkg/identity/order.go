@@ -1,0 +1,99 @@
+package identity
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509/pkix"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/enroll"
+	"github.com/tpm2cloud/tpm2cloud/pkg/store"
+)
+
+// Order is a certificate to be got.
+type Order struct {
+	Config *config.Config
+	Enroll config.Enroll
+	// Section names Enroll in hints: "idevid.enroll".
+	Section string
+	Files   *store.Dir
+	Clock   clock.Clock
+
+	Key     crypto.PublicKey
+	Subject pkix.Name
+	// Sign makes the request; it is called when none is kept.
+	Sign func() ([]byte, error)
+	// Identity is what the device shows to an EST server over mutual TLS.
+	Identity *tls.Certificate
+
+	ClientAuth bool // the certificate is for a TLS client
+	NoExpiry   bool // it should have no end, as an IDevID
+}
+
+// Enrol gets the certificate and stages it. The request is on disk before it
+// is sent and is sent again, the same bytes, until a CA has answered it: one
+// that wants an operator's consent (202) recognises it by that, and a lost
+// answer costs no second key. The CA certificates are written before the
+// chain, whose presence says that both are there.
+func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
+	method, err := enroll.New(o.Enroll, enroll.Options{
+		Path:          o.Config.Path,
+		Secret:        o.Config.ReadSecret,
+		Identity:      o.Identity,
+		Now:           func() time.Time { return o.Clock.Time },
+		Section:       o.Section,
+		ClockVerified: o.Clock.Verified,
+	})
+	if err != nil {
+		return nil, err
+	}
+	csr, err := o.request()
+	if err != nil {
+		return nil, err
+	}
+	result, err := method.Enroll(ctx, enroll.Request{CSR: csr, Expect: devid.Expect{
+		Key:        o.Key,
+		Subject:    o.Subject,
+		AnySubject: o.Enroll.AnySubject,
+		ClientAuth: o.ClientAuth,
+		NoExpiry:   o.NoExpiry,
+		At:         o.Clock.Time,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Files.Write(FileCA, devid.EncodePEM(result.CA), ModePublic); err != nil {
+		return nil, err
+	}
+	if err := o.Files.Write(FileCertificate, result.Chain.PEM(), ModePublic); err != nil {
+		return nil, err
+	}
+	return result.Chain, o.Files.Remove(FileRequest)
+}
+
+// request is the kept request, if it is for this key and name, or a new one.
+func (o Order) request() ([]byte, error) {
+	kept, err := o.Files.Read(FileRequest)
+	if err == nil && devid.SameCSR(kept, o.Key, o.Subject) {
+		return kept, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	csr, err := o.Sign()
+	if err != nil {
+		return nil, err
+	}
+	return csr, o.Files.Write(FileRequest, csr, ModePublic)
+}
+
+// Check judges a kept chain by the same rules as one that a CA sends.
+func Check(chain *devid.Chain, want devid.Expect) (*devid.Chain, error) {
+	return devid.Check(Certificates(chain), want)
+}

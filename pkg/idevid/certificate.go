@@ -1,0 +1,252 @@
+package idevid
+
+import (
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+)
+
+// idevidCertificate gets the certificate and puts it into NV for good. Moves,
+// each of which a power cut may follow:
+//
+//	enrol    ask the CA; chain and CA certificates are staged on disk
+//	write    define the index and write the leaf
+//	lock     once it has been read back byte for byte
+type idevidCertificate struct{ *Program }
+
+func (idevidCertificate) Name() string { return "idevid-certificate" }
+
+// The attributes of the index. WRITEDEFINE makes a write lock permanent
+// (Part 2, clause 13.4); everybody may read, nobody's reading or failing
+// counts towards the lockout.
+var (
+	platformIndex = tpm2.TPMANV{PPWrite: true, PPRead: true, OwnerRead: true, AuthRead: true,
+		NoDA: true, WriteDefine: true, PlatformCreate: true}
+	ownerIndex = tpm2.TPMANV{OwnerWrite: true, PPRead: true, OwnerRead: true, AuthRead: true,
+		NoDA: true, WriteDefine: true}
+)
+
+// storage is the hierarchy that the index is made in, and its attributes.
+func (p *Program) storage() (tpm2.TPMHandle, tpm2.TPMANV) {
+	if p.cfg.IDevID.Storage == config.StorageOwner {
+		return tpm2.TPMRHOwner, ownerIndex
+	}
+	return tpm2.TPMRHPlatform, platformIndex
+}
+
+// content is what the index holds.
+type content struct {
+	index  *tpm.Index
+	data   []byte
+	cert   *x509.Certificate // nil: no certificate, or half of one
+	ours   bool              // the certificate is for the IDevID key
+	made   bool              // the index is of this step's making
+	locked bool
+}
+
+func (p *Program) readContent() (*content, error) {
+	index, err := p.tpm.Index(tpm.IndexIDevID)
+	if err != nil {
+		return nil, err
+	}
+	c := &content{index: index, locked: index.Attributes.WriteLocked && index.Attributes.WriteDefine}
+	plain := index.Attributes
+	plain.Written, plain.WriteLocked = false, false
+	c.made = plain == platformIndex || plain == ownerIndex
+	if !index.Attributes.Written {
+		return c, nil
+	}
+	properties, err := p.readProperties()
+	if err != nil {
+		return nil, err
+	}
+	if c.data, err = p.tpm.Read(index, properties.NVBufferMax); err != nil {
+		return nil, err
+	}
+	if c.cert, err = x509.ParseCertificate(c.data); err == nil {
+		public, err := p.key.PublicKey()
+		if err != nil {
+			return nil, err
+		}
+		c.ours = devid.SameKey(public, c.cert.PublicKey)
+	}
+	return c, nil
+}
+
+func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {
+	obs := step.Observation{Object: fmt.Sprintf("NV %#x", uint32(tpm.IndexIDevID))}
+	if s.key == nil {
+		return step.WaitsFor(obs.Object, idevidKey{}.Name()), nil
+	}
+	c, err := s.readContent()
+	s.content = c
+	if errors.Is(err, tpm.ErrNotFound) {
+		if staged, err := s.staged(); err != nil {
+			return obs, err
+		} else if staged != nil {
+			obs.State, obs.Detail = step.Partial, "the certificate is on disk but not in the TPM"
+		}
+		return obs, nil
+	}
+	if err != nil {
+		return obs, err
+	}
+	switch {
+	case c.cert != nil && !c.ours:
+		obs.State, obs.Detail = step.Conflict, fmt.Sprintf("there is a certificate for another key: %s", c.cert.Subject)
+		obs.Hint = "has this TPM been cleared, or given an IDevID by somebody else? Nothing of it is overwritten"
+	case c.cert == nil && !c.made:
+		obs.State, obs.Detail = step.Conflict, "the index is somebody else's"
+		obs.Hint = "if nothing needs the index, remove it: tpm2_nvundefine"
+	case c.cert == nil && c.locked:
+		obs.State, obs.Detail = step.Conflict, "the index is locked and holds no certificate"
+		obs.Hint = "only the platform's authorisation can remove the index: tpm2_nvundefine -C p"
+	case c.cert == nil:
+		obs.State, obs.Detail = step.Partial, "the certificate is not written, or only half of it"
+	case !c.locked && c.made:
+		obs.State, obs.Detail = step.Partial, "the certificate is not locked"
+	case !c.locked:
+		obs.State, obs.Detail = step.Present, "adopted"
+		obs.Warnings = append(s.warnings(c), "the index is of somebody else's making and lets the certificate be changed")
+	default:
+		obs.State, obs.Detail = step.Present, "locked"
+		obs.Warnings = s.warnings(c)
+	}
+	if c.ours {
+		obs.Certificate = identity.Describe(c.cert)
+	}
+	return obs, nil
+}
+
+// warnings are what is not as it could be with a certificate that is locked
+// and can't be changed any more.
+func (p *Program) warnings(c *content) []string {
+	var list []string
+	if !c.index.Attributes.PlatformCreate {
+		list = append(list, "the certificate is in the owner hierarchy, where TPM2_Clear and the owner can remove it")
+	}
+	if want, err := p.subject(); err != nil {
+		list = append(list, fmt.Sprintf("the name cannot be compared with the configuration: %v", err))
+	} else if got := c.cert.Subject; got.CommonName != want.CommonName {
+		list = append(list, fmt.Sprintf("the common name is %q, the configuration says %q", got.CommonName, want.CommonName))
+	}
+	if !c.cert.NotAfter.Equal(devid.NoExpiry()) {
+		list = append(list, fmt.Sprintf("the certificate ends on %s, and nothing can renew it", c.cert.NotAfter.Format(time.DateOnly)))
+	}
+	return list
+}
+
+// staged is the chain on disk, when it is for the IDevID key; nil otherwise.
+func (p *Program) staged() (*devid.Chain, error) {
+	chain, err := identity.ReadChain(p.files)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	public, err := p.key.PublicKey()
+	if err != nil || !devid.SameKey(public, chain.Leaf.PublicKey) {
+		return nil, err
+	}
+	return chain, nil
+}
+
+func (s idevidCertificate) Act(ctx context.Context, obs step.Observation) error {
+	c := s.content
+	if c != nil && c.ours {
+		by := tpm2.TPMRHOwner
+		if c.index.Attributes.PlatformCreate {
+			by = tpm2.TPMRHPlatform
+		}
+		return s.tpm.Lock(by, c.index)
+	}
+	chain, err := s.staged()
+	if err != nil {
+		return err
+	}
+	if chain == nil {
+		if chain, err = s.enrol(ctx); err != nil {
+			return err
+		}
+	}
+	return s.write(c, chain.Leaf.Raw)
+}
+
+// enrol asks the CA for the certificate and stages it.
+func (p *Program) enrol(ctx context.Context) (*devid.Chain, error) {
+	subject, err := p.subject()
+	if err != nil {
+		return nil, err
+	}
+	signer, err := p.tpm.Signer(p.key)
+	if err != nil {
+		return nil, err
+	}
+	return identity.Enrol(ctx, identity.Order{
+		Config: p.cfg, Enroll: p.cfg.IDevID.Enroll, Section: "idevid.enroll",
+		Files: p.files, Clock: p.clock,
+		Key: signer.Public(), Subject: subject, NoExpiry: true,
+		Sign: func() ([]byte, error) { return devid.CSR(signer, subject) },
+	})
+}
+
+// subject is the name that the IDevID certificate must carry.
+func (p *Program) subject() (pkix.Name, error) {
+	c := p.cfg.IDevID
+	var names [3]string
+	for i, pattern := range []string{c.CommonName, c.SerialNumber, c.Organization} {
+		var err error
+		if names[i], err = p.device.Expand(pattern, p.ek.Name); err != nil {
+			return pkix.Name{}, err
+		}
+	}
+	return devid.Subject(names[0], names[1], names[2]), nil
+}
+
+// write puts the certificate into the index, which is defined first, and anew
+// where its size is another one.
+func (p *Program) write(c *content, der []byte) error {
+	properties, err := p.readProperties()
+	if err != nil {
+		return err
+	}
+	if properties.NVIndexMax > 0 && len(der) > properties.NVIndexMax {
+		return step.As(step.Refused, "ask the CA for a smaller certificate, or use key = \"ecc-p256\"",
+			fmt.Errorf("cannot keep the IDevID certificate in NV: it has %d bytes, an index of this TPM %d", len(der), properties.NVIndexMax))
+	}
+	hierarchy, attributes := p.storage()
+	if c != nil && int(c.index.DataSize) != len(der) {
+		if err := p.tpm.Undefine(hierarchy, c.index); err != nil {
+			return err
+		}
+		c = nil
+	}
+	var index *tpm.Index
+	if c != nil {
+		index = c.index
+	} else {
+		if err := p.tpm.Define(hierarchy, tpm.IndexIDevID, attributes, len(der)); err != nil {
+			if hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused && !errors.Is(err, tpm2.TPMRCNVSpace) {
+				return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's")
+			}
+			return err
+		}
+		if index, err = tpm.NewIndex(tpm.IndexIDevID, attributes, len(der)); err != nil {
+			return err
+		}
+	}
+	return p.tpm.Write(hierarchy, index, der, properties.NVBufferMax)
+}

@@ -1,0 +1,136 @@
+package idevid
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/ek"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+)
+
+// ekCertificate decides whether the TPM is genuine: the certificate leads to a
+// vendor that is trusted, and the TPM proves that it holds the certified key.
+// From here on, secrets on the TPM's bus are hidden from everybody but this
+// key.
+type ekCertificate struct{ *Program }
+
+func (ekCertificate) Name() string { return "ek-certificate" }
+
+func (s ekCertificate) Observe(context.Context) (step.Observation, error) {
+	certified, err := s.certified()
+	if err != nil {
+		return step.Observation{}, err
+	}
+	obs := step.Observation{Object: "no certificate"}
+	if s.ek == nil {
+		return step.WaitsFor(obs.Object, ekKey{}.Name()), nil
+	}
+	record := identity.EK{Handle: uint32(s.ek.Handle), Public: s.ek.PublicArea()}
+	var bundle []byte
+	switch {
+	case certified == nil:
+		obs.Warnings = append(obs.Warnings, fmt.Sprintf("nothing proves that this TPM is genuine: %v", s.vendor.err))
+	case s.cfg.EK.Verify == config.VerifyOff:
+		obs.Object = fmt.Sprintf("%#x", certified.Slot.Certificate)
+		obs.Warnings = append(obs.Warnings, "nothing proves that this TPM is genuine: [ek] verify = \"off\"")
+	default:
+		obs.Object = fmt.Sprintf("%#x", certified.Slot.Certificate)
+		verdict, err := s.verify(certified)
+		if err != nil && s.cfg.EK.Verify == config.VerifyRequire {
+			return obs, err
+		}
+		if err != nil {
+			obs.Warnings = append(obs.Warnings, fmt.Sprintf("nothing proves that this TPM is genuine: %v", err))
+			break
+		}
+		obs.Warnings = append(obs.Warnings, verdict.Warnings...)
+		obs.Certificate = identity.Describe(certified.Certificate.X509)
+		record.Verified = true
+		bundle = devid.EncodePEM(verdict.Chain)
+	}
+	if err := s.prove(); err != nil {
+		return obs, err
+	}
+	if !record.Verified {
+		obs.Warnings = append(obs.Warnings, "bus unverified: secrets are hidden from listeners on the TPM's bus, but not from a false TPM")
+	}
+	if certified != nil {
+		obs.Detail = certified.Certificate.Names.String()
+	}
+	if record.SavedIn(s.files) && (bundle == nil || s.files.Same(identity.FileEKChain, bundle, identity.ModePublic)) {
+		obs.State = step.Present
+	}
+	return obs, nil
+}
+
+// prove has the TPM prove, once in a run, that it holds the EK's private part,
+// and salts later sessions to it. That the EK is the certified one, ek-key has
+// seen to.
+func (p *Program) prove() error {
+	if p.proven {
+		return nil
+	}
+	if err := p.tpm.SaltTo(p.ek.Handle, p.ek.Public); err != nil {
+		return err
+	}
+	if err := p.tpm.Prove(); err != nil {
+		return err
+	}
+	p.proven = true
+	return nil
+}
+
+// verify judges the certificate against the vendors' roots.
+func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
+	dirs := make([]string, len(p.cfg.EK.Trust))
+	for i, dir := range p.cfg.EK.Trust {
+		dirs[i] = p.cfg.Path(dir)
+	}
+	trust, err := ek.LoadTrust(dirs...)
+	if err != nil {
+		return nil, step.As(step.Configuration, "[ek] trust names the directories of the vendors' CA certificates", err)
+	}
+	verdict, err := ek.Verify(certified.Certificate, ek.Options{
+		Anchors:       trust.Anchors,
+		Intermediates: p.vendor.found.Chain,
+		At:            p.clock.Time,
+		AllowExpired:  p.cfg.EK.AllowExpired,
+	})
+	if err == nil {
+		return verdict, nil
+	}
+	class, hint := step.Refused, ""
+	var unknown *ek.UnknownIssuerError
+	var early *ek.NotYetValidError
+	var expired *ek.ExpiredError
+	switch {
+	case errors.As(err, &unknown):
+		hint = fmt.Sprintf("put the vendor's CA certificates into %s", dirs[len(dirs)-1])
+	case errors.As(err, &early), errors.As(err, &expired):
+		if !p.clock.Verified {
+			class, hint = step.Temporary, "the clock is not synchronised; it may be wrong"
+		}
+	}
+	return nil, step.As(class, hint, fmt.Errorf("this TPM is not proven genuine, EK certificate in NV %#x: %w", certified.Slot.Certificate, err))
+}
+
+func (s ekCertificate) Act(context.Context, step.Observation) error {
+	certified, err := s.certified()
+	if err != nil {
+		return err
+	}
+	record := identity.EK{Handle: uint32(s.ek.Handle), Public: s.ek.PublicArea()}
+	if certified != nil && s.cfg.EK.Verify != config.VerifyOff {
+		if verdict, err := s.verify(certified); err == nil {
+			record.Verified = true
+			if err := s.files.Write(identity.FileEKChain, devid.EncodePEM(verdict.Chain), identity.ModePublic); err != nil {
+				return err
+			}
+		}
+	}
+	return record.Save(s.files)
+}

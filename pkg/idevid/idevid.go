@@ -1,0 +1,150 @@
+// Package idevid gives a device its manufacturer identity: the steps of
+// tpm2cloud-idevid, in their order.
+//
+//	ek-key              the endorsement key, as the TPM's vendor certified it,
+//	                    at 0x81010001 (RSA 2048) or 0x8101000A (P-256)
+//	ek-certificate      its certificate: of a vendor that is trusted, and of a
+//	                    key that is proven to be in this TPM
+//	idevid-key          a key under the EK, at 0x81020000
+//	idevid-certificate  its certificate from the manufacturer's CA, in NV
+//	                    0x01C90000, locked for good
+//	platform            closed: nobody can undo the above with an empty
+//	                    platform authorisation
+//
+// A step is one file. What one step learns and another needs is in [Program];
+// what outlives the run is in the TPM and in the state directory:
+//
+//	idevid/ek.pem           the EK certificate and its chain, as verified
+//	idevid/ek.json          the EK that later sessions are salted to
+//	idevid/key.json         the IDevID key's blobs, of use in this TPM only
+//	idevid/request.csr      a request that a CA has not answered yet
+//	idevid/certificate.pem  the IDevID certificate and its chain
+//	idevid/ca.pem           the CA certificates it chains to
+package idevid
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/device"
+	"github.com/tpm2cloud/tpm2cloud/pkg/ek"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/store"
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+)
+
+// Program is one run of tpm2cloud-idevid.
+type Program struct {
+	cfg    *config.Config
+	tpm    *tpm.TPM
+	device *device.Info
+	clock  clock.Clock
+	files  *store.Dir
+
+	// What the vendor put into NV and what the TPM is do not change in a run:
+	// they are read once.
+	vendor     *vendor
+	properties *tpm.Properties
+
+	ek     *tpm.Key // as ek-key saw it
+	proven bool     // the certified key is in this TPM
+	key    *tpm.Key // the IDevID, as idevid-key saw it
+	// What the last two steps saw last, for their own moves.
+	content     *content // of the index; nil: it is not defined
+	hierarchies hierarchies
+}
+
+// New makes a run. It reads nothing and changes nothing.
+func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now clock.Clock) *Program {
+	return &Program{cfg: cfg, tpm: t, device: board, clock: now, files: identity.Dir(cfg, identity.IDevID)}
+}
+
+// Steps are the program.
+func (p *Program) Steps() []step.Step {
+	return []step.Step{
+		ekKey{p},
+		ekCertificate{p},
+		idevidKey{p},
+		idevidCertificate{p},
+		platform{p},
+	}
+}
+
+// vendor is what the TPM's vendor left in NV.
+type vendor struct {
+	found *ek.Found
+	entry *ek.Entry // the certificate that decides; nil: none can be used
+	err   error     // why there is none
+	// template and nonce of the entry's slot, where NV has them
+	template, nonce []byte
+}
+
+// readVendor reads the vendor's certificates, once in a run.
+func (p *Program) readVendor() (*vendor, error) {
+	if p.vendor != nil {
+		return p.vendor, nil
+	}
+	properties, err := p.readProperties()
+	if err != nil {
+		return nil, err
+	}
+	indices, err := p.tpm.Indices()
+	if err != nil {
+		return nil, err
+	}
+	defined := make([]uint32, len(indices))
+	for i, index := range indices {
+		defined[i] = uint32(index)
+	}
+	read := func(index uint32) ([]byte, error) {
+		public, err := p.tpm.Index(tpm2.TPMHandle(index))
+		if err != nil {
+			return nil, err
+		}
+		data, err := p.tpm.Read(public, properties.NVBufferMax)
+		if err != nil && step.ClassOf(err) != step.Temporary {
+			err = fmt.Errorf("%w: %w", ek.ErrUnreadable, err)
+		}
+		return data, err
+	}
+	found, err := ek.Find(defined, read)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the EK certificate: %w", err)
+	}
+	v := &vendor{found: found}
+	usable, err := found.Usable()
+	if err != nil {
+		v.err = err
+	} else {
+		v.entry = &usable[0]
+		for _, beside := range []struct {
+			index uint32
+			data  *[]byte
+		}{{v.entry.Slot.Template, &v.template}, {v.entry.Slot.Nonce, &v.nonce}} {
+			if !slices.Contains(defined, beside.index) {
+				continue
+			}
+			if *beside.data, err = read(beside.index); err != nil {
+				return nil, err
+			}
+		}
+	}
+	p.vendor = v
+	return v, nil
+}
+
+func (p *Program) readProperties() (*tpm.Properties, error) {
+	if p.properties == nil {
+		properties, err := p.tpm.Properties()
+		if err != nil {
+			return nil, err
+		}
+		p.properties = &properties
+	}
+	return p.properties, nil
+}

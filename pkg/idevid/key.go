@@ -1,0 +1,114 @@
+package idevid
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+)
+
+// idevidKey makes the IDevID key under the EK, in the endorsement hierarchy.
+// Its authorisation value is empty: the right to open the TPM's device is the
+// right to be this device.
+//
+// Nobody can get the private blob back out of the TPM, so it is on disk before
+// the key is persistent: a key that somebody evicted is loaded again.
+type idevidKey struct{ *Program }
+
+func (idevidKey) Name() string { return "idevid-key" }
+
+// idevidTemplate is that of the algorithm configured.
+func idevidTemplate(a config.KeyAlgorithm) tpm2.TPMTPublic {
+	return tpm.DevIDTemplate(a == config.RSA2048)
+}
+
+func (s idevidKey) Observe(context.Context) (step.Observation, error) {
+	obs := step.Observation{Object: fmt.Sprintf("%#x", uint32(tpm.HandleIDevID))}
+	if s.ek == nil {
+		return step.WaitsFor(obs.Object, ekKey{}.Name()), nil
+	}
+	key, err := s.tpm.ReadPublic(tpm.HandleIDevID)
+	if errors.Is(err, tpm.ErrNotFound) {
+		if s.files.Has(identity.FileKey) {
+			obs.State, obs.Detail = step.Partial, "the key is kept on disk but not in the TPM"
+		}
+		return obs, nil
+	}
+	if err != nil {
+		return obs, err
+	}
+	var algorithm config.KeyAlgorithm
+	for _, a := range []config.KeyAlgorithm{config.ECCP256, config.RSA2048} {
+		if key.Matches(idevidTemplate(a)) {
+			algorithm = a
+		}
+	}
+	if algorithm == "" || !key.ChildOf(s.ek, tpm2.TPMRHEndorsement) {
+		obs.State, obs.Detail = step.Conflict, "the key there is no IDevID under this TPM's EK"
+		obs.Hint = fmt.Sprintf("if nothing needs that key, remove it: tpm2_evictcontrol -C o -c %#x", uint32(tpm.HandleIDevID))
+		return obs, nil
+	}
+	s.key = key
+	obs.State, obs.Detail = step.Present, string(algorithm)
+	if algorithm != s.cfg.IDevID.Key {
+		obs.Warnings = append(obs.Warnings, fmt.Sprintf("the IDevID was made as %s and stays so; the configuration says %s", algorithm, s.cfg.IDevID.Key))
+	}
+	return obs, nil
+}
+
+func (s idevidKey) Act(_ context.Context, obs step.Observation) (err error) {
+	parent := tpm.Parent{Key: s.ek, Endorsement: true}
+	var loaded *tpm.Loaded
+	if obs.State == step.Partial {
+		loaded, err = s.load(parent)
+	} else {
+		loaded, err = s.create(parent)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, loaded.Flush()) }()
+	return s.tpm.Persist(loaded, tpm.HandleIDevID)
+}
+
+func (p *Program) create(parent tpm.Parent) (*tpm.Loaded, error) {
+	loaded, blob, err := p.tpm.CreateChild(parent, idevidTemplate(p.cfg.IDevID.Key), tpm.Sensitive{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the IDevID key: %w", err)
+	}
+	data, err := json.Marshal(blob)
+	if err == nil {
+		err = p.files.Write(identity.FileKey, append(data, '\n'), identity.ModePrivate)
+	}
+	if err != nil {
+		return nil, errors.Join(err, loaded.Flush())
+	}
+	return loaded, nil
+}
+
+func (p *Program) load(parent tpm.Parent) (*tpm.Loaded, error) {
+	path := p.files.Path(identity.FileKey)
+	data, err := p.files.Read(identity.FileKey)
+	if err != nil {
+		return nil, err
+	}
+	var blob tpm.Blob
+	if err := json.Unmarshal(data, &blob); err != nil {
+		return nil, step.As(step.Refused, "move the file away; if the IDevID certificate is in the TPM already, its key is lost with it",
+			fmt.Errorf("cannot read the kept IDevID key %s: %w", path, err))
+	}
+	loaded, err := p.tpm.Load(parent, blob)
+	if errors.Is(err, tpm2.TPMRCIntegrity) {
+		return nil, step.As(step.Refused,
+			fmt.Sprintf("%s is another TPM's, or this TPM has been cleared and the IDevID is lost; move %s away to make a new one", path, p.files.Name()),
+			fmt.Errorf("cannot load the kept IDevID key %s: %w", path, err))
+	}
+	return loaded, err
+}
