@@ -1,0 +1,140 @@
+package ldevid
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"crypto/x509/pkix"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/token"
+)
+
+// ldevidCertificate gets the certificate from the owner's CA. The request is
+// signed through PKCS#11, as the agent will sign: the signature that the CA
+// checks is the proof that the link works.
+type ldevidCertificate struct{ *Program }
+
+func (ldevidCertificate) Name() string { return "ldevid-certificate" }
+
+func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
+	obs := step.Observation{Object: s.files.Path(identity.FileCertificate)}
+	if s.key == nil {
+		return step.WaitsFor(obs.Object, ldevidKey{}.Name()), nil
+	}
+	chain, err := identity.ReadChain(s.files)
+	if errors.Is(err, fs.ErrNotExist) {
+		return obs, nil
+	}
+	if err != nil {
+		// What can't be read is got again: the CA has it, or makes another.
+		obs.State, obs.Detail = step.Partial, err.Error()
+		return obs, nil
+	}
+	subject, err := s.subject()
+	if err != nil {
+		return obs, err
+	}
+	public, err := s.key.PublicKey()
+	if err != nil {
+		return obs, err
+	}
+	obs.Certificate = identity.Describe(chain.Leaf)
+	roots, err := identity.ReadCA(s.files)
+	if err != nil {
+		obs.State, obs.Detail = step.Partial, err.Error()
+		return obs, nil
+	}
+	checked, err := identity.Check(chain, devid.Expect{
+		Key: public, Subject: subject, AnySubject: s.cfg.LDevID.Enroll.AnySubject,
+		ClientAuth: true, Roots: roots, At: s.clock.Time,
+	})
+	var dates *devid.DateError
+	switch {
+	case err == nil:
+		obs.State, obs.Detail, obs.Warnings = step.Present, "verified", checked.Warnings
+	case errors.As(err, &dates) && !s.clock.Verified:
+		// A clock that may be wrong calls no certificate bad.
+		obs.State, obs.Detail = step.Present, "clock unverified"
+		obs.Warnings = []string{err.Error()}
+	default:
+		// Another key or another name in the configuration, or its end: what
+		// it was good for is over.
+		obs.State, obs.Detail = step.Partial, err.Error()
+	}
+	return obs, nil
+}
+
+// subject is the name that the LDevID certificate must carry.
+func (p *Program) subject() (pkix.Name, error) {
+	c := p.cfg.LDevID
+	// Names that DPS takes are in lower case, and this one becomes one.
+	commonName, err := p.device.ExpandLower(c.CommonName, p.ekName)
+	if err != nil {
+		return pkix.Name{}, err
+	}
+	serial, err := p.device.Expand(c.SerialNumber, p.ekName)
+	if err != nil {
+		return pkix.Name{}, err
+	}
+	organization, err := p.device.Expand(c.Organization, p.ekName)
+	if err != nil {
+		return pkix.Name{}, err
+	}
+	return devid.Subject(commonName, serial, organization), nil
+}
+
+func (s ldevidCertificate) Act(ctx context.Context, _ step.Observation) error {
+	subject, err := s.subject()
+	if err != nil {
+		return err
+	}
+	public, err := s.key.PublicKey()
+	if err != nil {
+		return err
+	}
+	order := identity.Order{
+		Config: s.cfg, Enroll: s.cfg.LDevID.Enroll, Section: "ldevid.enroll",
+		Files: s.files, Clock: s.clock,
+		Key: public, Subject: subject, ClientAuth: true,
+		Sign: func() ([]byte, error) { return s.request(subject) },
+	}
+	if s.cfg.LDevID.Enroll.Method == config.MethodMTLS {
+		if order.Identity, err = s.tlsIdentity(); err != nil {
+			return err
+		}
+	}
+	_, err = identity.Enrol(ctx, order)
+	return err
+}
+
+// tlsIdentity is the IDevID as a TLS client.
+func (p *Program) tlsIdentity() (*tls.Certificate, error) {
+	signer, err := p.tpm.Signer(p.idevidKey)
+	if err != nil {
+		return nil, err
+	}
+	return identity.TLS(p.idevidChain, signer), nil
+}
+
+// request signs the CSR through the token.
+func (p *Program) request(subject pkix.Name) (csr []byte, err error) {
+	err = p.library(func(m *token.Module, _, user string) error {
+		signer, err := m.Signer(p.cfg.LDevID.Token.Label, user, p.cfg.LDevID.Token.Key, p.pair.ID)
+		if err != nil {
+			return err
+		}
+		csr, err = devid.CSR(signer, subject)
+		return errors.Join(err, signer.Close())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign the request through PKCS#11: %w", err)
+	}
+	return csr, nil
+}

@@ -1,0 +1,185 @@
+package ldevid
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/token"
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+)
+
+// ldevidKey makes the LDevID key and links it into the token. Its
+// authorisation value is random and known to the token alone; so the two rows,
+// which hold the key's blobs and the wrapped value, are in the store before
+// the key is persistent. Rows without a key are half a job; a key of ours
+// without rows is an orphan, whose value died with the disk that knew it.
+type ldevidKey struct{ *Program }
+
+func (ldevidKey) Name() string { return "ldevid-key" }
+
+func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
+	obs := step.Observation{Object: fmt.Sprintf("%#x", uint32(tpm.HandleLDevID))}
+	if s.token == nil {
+		return step.WaitsFor(obs.Object, tokenStep{}.Name()), nil
+	}
+	pair, why, err := s.readPair()
+	if err != nil {
+		return obs, err
+	}
+	if why != "" {
+		obs.Object = fmt.Sprintf("key %q of token %q", s.cfg.LDevID.Token.Key, s.token.Label)
+		obs.State, obs.Detail = step.Conflict, why
+		obs.Hint = "choose another [ldevid.token] key, label or store"
+		return obs, nil
+	}
+	key, err := s.tpm.ReadPublic(tpm.HandleLDevID)
+	if err != nil && !errors.Is(err, tpm.ErrNotFound) {
+		return obs, err
+	}
+	s.pair, s.key = pair, key
+	switch {
+	case key == nil && pair == nil:
+		obs.State = step.Missing
+	case key == nil:
+		obs.State, obs.Detail = step.Partial, "the key is in the token but not at its handle"
+	case pair != nil && bytes.Equal(pairName(pair), key.Name):
+		obs.State, obs.Detail = step.Present, describe(key)
+		if !key.Matches(s.template()) {
+			obs.Warnings = append(obs.Warnings, fmt.Sprintf("the LDevID was made as %s and stays so; the configuration says %s", describe(key), s.cfg.LDevID.Key))
+		}
+	case pair != nil:
+		obs.State, obs.Detail = step.Conflict, fmt.Sprintf("the key there is not the key %q of token %q", pair.Label, s.token.Label)
+		obs.Hint = "one of the two is not of this device's making; choose another [ldevid.token] key or label, or remove the one that nobody needs"
+	case !ours(key, s.srk):
+		obs.State, obs.Detail = step.Conflict, "the key there is no LDevID under this TPM's SRK"
+		obs.Hint = fmt.Sprintf("if nothing needs that key, remove it: tpm2_evictcontrol -C o -c %#x", uint32(tpm.HandleLDevID))
+	case s.cfg.LDevID.OnOrphan == config.OrphanRefuse:
+		obs.State, obs.Detail = step.Conflict, "an earlier LDevID is there, and the token that could use it is lost"
+		obs.Hint = "[ldevid] on_orphan = \"replace\" has it replaced"
+	default:
+		obs.State, obs.Detail = step.Orphan, "an earlier LDevID, whose token is lost"
+	}
+	return obs, nil
+}
+
+// readPair reads the rows under the LDevID's label. A second result says why
+// they can't be ours.
+func (p *Program) readPair() (*token.Key, string, error) {
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadOnly)
+	if err != nil {
+		return nil, "", err
+	}
+	defer st.Close()
+	keys, err := st.Keys(p.token.ID, p.cfg.LDevID.Token.Key)
+	if err != nil {
+		return nil, "", err
+	}
+	switch {
+	case len(keys) == 0:
+		return nil, "", nil
+	case len(keys) > 1:
+		return nil, fmt.Sprintf("there are %d keys of that label", len(keys)), nil
+	case keys[0].Rows != token.BothRows:
+		return nil, "only half of the pair is there", nil
+	case !linkable(&keys[0]):
+		return nil, "it is not made from the LDevID's template", nil
+	}
+	return &keys[0], "", nil
+}
+
+// public is the public area in a key's rows, or nil.
+func public(pair *token.Key) *tpm2.TPMTPublic {
+	blob, err := tpm2.Unmarshal[tpm2.TPM2BPublic](pair.TPM2BPublic)
+	if err != nil {
+		return nil
+	}
+	area, err := blob.Contents()
+	if err != nil {
+		return nil
+	}
+	return area
+}
+
+// linkable says whether the rows are of a key that this step makes.
+func linkable(pair *token.Key) bool {
+	area := public(pair)
+	return area != nil && devIDShaped(&tpm.Key{Public: *area}) && pair.WrappedAuth != ""
+}
+
+func pairName(pair *token.Key) []byte {
+	name, err := tpm2.ObjectName(public(pair))
+	if err != nil {
+		return nil
+	}
+	return name.Buffer
+}
+
+func devIDShaped(key *tpm.Key) bool {
+	return key.Matches(tpm.DevIDTemplate(false)) || key.Matches(tpm.DevIDTemplate(true))
+}
+
+// ours says whether a key is an LDevID under the SRK.
+func ours(key, srk *tpm.Key) bool {
+	return devIDShaped(key) && key.ChildOf(srk, tpm2.TPMRHOwner)
+}
+
+func describe(key *tpm.Key) string {
+	if key.Public.Type == tpm2.TPMAlgRSA {
+		return string(config.RSA2048)
+	}
+	return string(config.ECCP256)
+}
+
+func (s ldevidKey) Act(_ context.Context, obs step.Observation) (err error) {
+	var loaded *tpm.Loaded
+	switch obs.State {
+	case step.Orphan:
+		return s.tpm.Evict(s.key)
+	case step.Partial:
+		loaded, err = s.tpm.Load(s.parent(), tpm.Blob{Public: s.pair.TPM2BPublic, Private: s.pair.TPM2BPrivate})
+	default:
+		loaded, err = s.create()
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, loaded.Flush()) }()
+	return s.tpm.Persist(loaded, tpm.HandleLDevID)
+}
+
+// create makes the key and writes its rows.
+func (p *Program) create() (_ *tpm.Loaded, err error) {
+	// The library takes the authorisation value as text.
+	auth := []byte(randomHex(16))
+	loaded, blob, err := p.tpm.CreateChild(p.parent(), p.template(), tpm.Sensitive{Auth: auth})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the LDevID key: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, loaded.Flush())
+		}
+	}()
+	wrapped, err := token.WrapAuth(p.secret.wrappingKey, auth, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadWrite)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	id := make([]byte, 8)
+	rand.Read(id)
+	return loaded, st.AddKey(p.token.ID, token.Key{
+		Label: p.cfg.LDevID.Token.Key, ID: id,
+		TPM2BPublic: blob.Public, TPM2BPrivate: blob.Private, WrappedAuth: wrapped,
+	})
+}

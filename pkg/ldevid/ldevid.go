@@ -1,0 +1,85 @@
+// Package ldevid gives a device its owner's identity: the steps of
+// tpm2cloud-ldevid, in their order.
+//
+//	idevid              the manufacturer's identity is there, is the one that
+//	                    is expected, and the TPM proves that it holds its key
+//	srk                 the storage root key at 0x81000001
+//	token               a PKCS#11 token under it, with random PINs
+//	ldevid-key          a key under the SRK, at 0x81000002 and in the token
+//	ldevid-certificate  its certificate from the owner's CA, on disk
+//
+// A step is one file. What one step learns and another needs is in [Program];
+// what outlives the run is in the TPM, in the token's store and in the state
+// directory:
+//
+//	pins/user-pin, so-pin   the token's PINs: 0600 in a directory of 0700
+//	ldevid/                 as pkg/identity has it
+package ldevid
+
+import (
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/device"
+	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/store"
+	"github.com/tpm2cloud/tpm2cloud/pkg/token"
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+)
+
+// Program is one run of tpm2cloud-ldevid.
+type Program struct {
+	cfg    *config.Config
+	tpm    *tpm.TPM
+	device *device.Info
+	clock  clock.Clock
+	files  *store.Dir // of the LDevID
+	idevid *store.Dir
+	pins   *store.Dir
+	shelf  *store.Dir // the directory of the token's store
+
+	// What the steps saw, for those that follow.
+	ek          identity.EK
+	ekName      []byte
+	idevidKey   *tpm.Key
+	idevidChain *devid.Chain
+	srk         *tpm.Key
+	token       *token.Token
+	secret      opened
+	pair        *token.Key // the LDevID's two rows in the token; nil: none
+	key         *tpm.Key   // the LDevID at its handle; nil: none
+}
+
+// New makes a run. It reads nothing and changes nothing.
+func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now clock.Clock) *Program {
+	state := cfg.Path(cfg.Run.State)
+	return &Program{
+		cfg: cfg, tpm: t, device: board, clock: now,
+		files:  identity.Dir(cfg, identity.LDevID),
+		idevid: identity.Dir(cfg, identity.IDevID),
+		pins:   store.Open(state+"/pins", 0o700),
+		shelf:  store.Open(cfg.Path(cfg.LDevID.Token.Store), shelfMode),
+	}
+}
+
+// Steps are the program.
+func (p *Program) Steps() []step.Step {
+	return []step.Step{
+		idevid{p},
+		srk{p},
+		tokenStep{p},
+		ldevidKey{p},
+		ldevidCertificate{p},
+	}
+}
+
+// parent is the SRK as the parent of others.
+func (p *Program) parent() tpm.Parent { return tpm.Parent{Key: p.srk} }
+
+// template is that of the LDevID.
+func (p *Program) template() tpm2.TPMTPublic {
+	return tpm.DevIDTemplate(p.cfg.LDevID.Key == config.RSA2048)
+}
