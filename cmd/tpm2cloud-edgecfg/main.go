@@ -1,0 +1,31 @@
+// Command tpm2cloud-edgecfg configures Azure IoT Edge for the device's
+// identities; see pkg/edgecfg.
+package main
+
+import (
+	"os"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/cli"
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/edgecfg"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	return cli.Main(cli.Program{
+		Name:    "tpm2cloud-edgecfg",
+		Summary: "tpm2cloud-edgecfg configures Azure IoT Edge, which then gets its operational certificate by the LDevID",
+		Config:  config.ProgramEdge,
+		Open:    open,
+	}, os.Args[1:], os.Stdout, os.Stderr)
+}
+
+func open(cfg *config.Config) (cli.Session, error) {
+	program, err := edgecfg.New(cfg, edgecfg.Options{})
+	if err != nil {
+		return cli.Session{}, err
+	}
+	return cli.Session{Steps: program.Steps(), Clock: clock.Read(), Close: func() error { return nil }}, nil
+}

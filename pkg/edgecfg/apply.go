@@ -1,0 +1,363 @@
+package edgecfg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/store"
+)
+
+// applyStep has the agent take over the configuration. It is the one that
+// touches aziot: it runs its programs, asks its keyd, and removes a certificate
+// of its certd.
+type applyStep struct{ p *Program }
+
+func (s *applyStep) Name() string { return "apply" }
+
+// The marks of what was begun, below the state directory. An apply is two or
+// three moves of programs that are not ours, and after a power cut between them
+// the agent's files look finished: "config apply" was run, but its services
+// may not be up, or go on as the device of the old id scope. A mark is made
+// before the first move and removed after the last; a clone that carries one does
+// a move too many, which does no harm.
+const (
+	markApply       = "apply"       // keyd was not seen to open the key since
+	markReprovision = "reprovision" // identityd still keeps its old device
+)
+
+func (s *applyStep) Observe(context.Context) (step.Observation, error) {
+	p := s.p
+	obs := step.Observation{Object: p.cfg.Path(superPath)}
+	if p.cfg.Edge.Apply == config.ApplyNever {
+		obs.State, obs.Detail = step.Present, `apply = "never": for somebody else to apply`
+		return obs, nil
+	}
+	if p.tool() == "" {
+		obs.State = step.Partial
+		obs.Detail = "not applied"
+		obs.Waiting = "aziot-edge is not installed; the next run after its installation applies the configuration"
+		return obs, nil
+	}
+	w, err := p.want()
+	if err != nil {
+		return obs, err
+	}
+	why, err := p.unapplied(w)
+	switch {
+	case err != nil:
+		return obs, classify(err)
+	case why != "":
+		obs.State, obs.Detail = step.Partial, "not applied: "+why
+	case p.marked(markApply):
+		obs.State, obs.Detail = step.Partial, "applied, and not yet seen to work"
+	case p.marked(markReprovision):
+		obs.State, obs.Detail = step.Partial, "applied, and to be registered anew"
+	default:
+		obs.State, obs.Detail = step.Present, "applied"
+	}
+	return obs, nil
+}
+
+func (s *applyStep) Act(ctx context.Context, _ step.Observation) error {
+	p := s.p
+	w, err := p.want()
+	if err != nil {
+		return err
+	}
+	if err := p.ready(ctx, w); err != nil {
+		return err
+	}
+	if err := p.readableByCertd(w); err != nil {
+		return err
+	}
+	why, err := p.unapplied(w)
+	if err != nil {
+		return classify(err)
+	}
+	if why != "" || p.marked(markApply) {
+		if err := p.apply(ctx, w); err != nil {
+			return err
+		}
+	}
+	if !p.marked(markReprovision) {
+		return nil
+	}
+	if err := p.run(ctx, w, p.tool(), "system", "reprovision"); err != nil {
+		return fmt.Errorf("cannot have the device registered anew: %w", err)
+	}
+	return p.unmark(markReprovision)
+}
+
+// apply has the configuration taken over and looks whether keyd can work with it.
+func (p *Program) apply(ctx context.Context, w *wanted) error {
+	// This must be known before the apply overwrites what it is judged by.
+	why, err := p.reprovision(w)
+	if err != nil {
+		return classify(err)
+	}
+	if why != "" {
+		if err := p.mark(markReprovision); err != nil {
+			return err
+		}
+	}
+	if err := p.mark(markApply); err != nil {
+		return err
+	}
+	if w.super.attestation.issued != nil {
+		if err := p.removeForeignCertificate(w.in.deviceID); err != nil {
+			return classify(err)
+		}
+	}
+	if err := p.reloadUnits(ctx, w); err != nil {
+		return err
+	}
+	// It stops all services, and so keyd with an old drop-in too.
+	if err := p.run(ctx, w, p.tool(), "config", "apply"); err != nil {
+		return fmt.Errorf("cannot apply %s: %w", p.cfg.Path(superPath), err)
+	}
+	if why, err := p.unapplied(w); err != nil || why != "" {
+		if err != nil {
+			return classify(err)
+		}
+		return fmt.Errorf("cannot apply %s: %s reported success, and %s", p.cfg.Path(superPath), p.tool(), why)
+	}
+	// It says nothing of what became of the services.
+	if err := p.askKeyd(ctx, w); err != nil {
+		return err
+	}
+	return p.unmark(markApply)
+}
+
+// tool is the program that applies: the agent's, which configures its own
+// daemon as well, else the Identity Service's; "" where neither is installed.
+func (p *Program) tool() string {
+	if p.hasEdge() {
+		return p.cfg.Path("/usr/bin/iotedge")
+	}
+	if path := p.cfg.Path("/usr/bin/aziotctl"); exists(path) {
+		return path
+	}
+	return ""
+}
+
+func (p *Program) hasEdge() bool { return exists(p.cfg.Path("/usr/bin/iotedge")) }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// removeForeignCertificate removes certd's operational certificate if it is for
+// another name. identityd takes the one that is there and never looks at its
+// name; with the new registration id, DPS would refuse it for good. identityd
+// then requests another one, with a new key.
+func (p *Program) removeForeignCertificate(deviceID string) error {
+	dir := store.Open(p.cfg.Path("/var/lib/aziot/certd/certs"), 0o700)
+	defer dir.Close()
+	entries, err := os.ReadDir(dir.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot look for certificates of certd: %w", err)
+	}
+	for _, e := range entries {
+		// The id "device-id", without its hyphen, and a digest of it.
+		if !strings.HasPrefix(e.Name(), "deviceid-") || !strings.HasSuffix(e.Name(), ".cer") {
+			continue
+		}
+		data, err := dir.Read(e.Name())
+		if err != nil {
+			return err
+		}
+		leaf, _, err := devid.ParseChainPEM(data)
+		if err != nil || leaf.Subject.CommonName == deviceID {
+			continue // certd's own business
+		}
+		if err := dir.Remove(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reloadUnits has systemd read keyd's drop-in, where systemd runs this root.
+func (p *Program) reloadUnits(ctx context.Context, w *wanted) error {
+	if root := p.cfg.Root(); root != "" && root != "/" || !exists("/run/systemd/system") {
+		return nil
+	}
+	if err := p.run(ctx, w, "/usr/bin/systemctl", "daemon-reload"); err != nil {
+		return fmt.Errorf("cannot have systemd read keyd's drop-in: %w", err)
+	}
+	return nil
+}
+
+const (
+	// commandTime bounds one command. The longest, reprovision, talks to DPS,
+	// which answers within seconds or not at all; apply stops the modules first.
+	commandTime = 5 * time.Minute
+
+	maxOutput = 2 << 10 // of a command, in an error
+)
+
+// run runs one program. Its output is told only when it fails, the end of it,
+// and without the secrets of the configuration.
+func (p *Program) run(ctx context.Context, w *wanted, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTime)
+	defer cancel()
+	var output tail
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &output, &output
+	// Credentials of our own unit are not for others.
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	// A grandchild that keeps the pipe open must not hold us.
+	cmd.WaitDelay = 5 * time.Second
+	err := cmd.Run()
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	command := strings.Join(append([]string{name}, args...), " ")
+	said := output.without(w.in.token.pin, percentEncode(w.in.token.pin), w.in.password)
+	if said == "" {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return fmt.Errorf("%s: %w: %s", command, err, said)
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ bytes.Buffer }
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.Buffer.Write(b)
+	// Twice as much as is shown, so that no secret is cut in half by dropping the front.
+	if over := t.Len() - 2*maxOutput; over > 0 {
+		t.Next(over)
+	}
+	return len(b), nil
+}
+
+// without is the text in one line, with the secrets blotted out.
+func (t *tail) without(secrets ...string) string {
+	text := t.String()
+	for _, s := range secrets {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, "***")
+		}
+	}
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > maxOutput {
+		text = "…" + text[len(text)-maxOutput:]
+	}
+	return strings.ToValidUTF8(text, "")
+}
+
+// keydID is the id of the key that keyd must be able to open, and whether it
+// must know it at all. The LDevID is "device-id" where it is what DPS sees, and
+// "est-id" where it is what the EST server sees. With a password there is only
+// the operational key, which is not made yet; but with a base slot keyd
+// does not start without the token, so any answer is one.
+func (w *wanted) keydID() (id string, preloaded bool) {
+	switch {
+	case w.super.attestation.preloaded != nil:
+		return "device-id", true
+	case w.super.est.identity != nil:
+		return "est-id", true
+	}
+	return "device-id", false
+}
+
+// askKeyd asks keyd for the key, because nobody else does: "config apply" looks
+// at no key, and "iotedge check" passes over a key that cannot be loaded.
+func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
+	id, preloaded := w.keydID()
+	socket := p.cfg.Path("/run/aziot/keyd.sock")
+	client := http.Client{
+		Timeout: 30 * time.Second, // the TPM is asked for the key, and may be busy
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+			},
+		},
+	}
+	waits := backoff.NewExponentialBackOff()
+	waits.InitialInterval = p.keydWait
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := askOnce(ctx, &client, id, preloaded)
+		return struct{}{}, err
+	}, backoff.WithBackOff(waits), backoff.WithMaxElapsedTime(p.keydPatience))
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	token := p.cfg.LDevID.Token
+	return step.As(step.Unavailable,
+		fmt.Sprintf("see journalctl -u aziot-keyd; its user must be in the groups tss and tpm2cloud-token (%s), the store is %s, the module is %s, the token is %q and the key %q",
+			p.cfg.Path(dropInPath), p.cfg.Path(token.Store), w.in.module, token.Label, token.Key),
+		fmt.Errorf("cannot use the agent's key %q over %s: %w", id, socket, err))
+}
+
+// askOnce makes one request. What keyd says of a failure is little; its journal says more.
+func askOnce(ctx context.Context, client *http.Client, id string, preloaded bool) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://keyd.sock/keypair/"+id+"?api-version=2021-05-01", nil)
+	if err != nil {
+		return backoff.Permanent(err)
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)); err != nil {
+		return err
+	}
+	// 400 is how keyd says that it has no such key, and 404 is as good.
+	unknown := answer.StatusCode == http.StatusBadRequest || answer.StatusCode == http.StatusNotFound
+	switch {
+	case answer.StatusCode == http.StatusOK, unknown && !preloaded:
+		return nil
+	case unknown:
+		return errors.New("keyd found no such key in the token")
+	}
+	return fmt.Errorf("keyd answered %s", answer.Status)
+}
+
+func (p *Program) marks() *store.Dir { return store.Open(p.state("edge"), 0o700) }
+
+func (p *Program) marked(name string) bool {
+	dir := p.marks()
+	defer dir.Close()
+	return dir.Has(name)
+}
+
+func (p *Program) mark(name string) error {
+	dir := p.marks()
+	defer dir.Close()
+	return classify(dir.Write(name, nil, 0o600))
+}
+
+func (p *Program) unmark(name string) error {
+	dir := p.marks()
+	defer dir.Close()
+	return classify(dir.Remove(name))
+}
