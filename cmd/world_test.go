@@ -1,0 +1,363 @@
+package cmd
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/pelletier/go-toml/v2"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+
+	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
+)
+
+// world is what surrounds the device of one script.
+type world struct {
+	root      string
+	config    map[string]any // the drop-in that set writes
+	tpm       *tpmkit.Software
+	lab       *exec.Cmd
+	agents    []*exec.Cmd
+	addresses map[string]string // lab.json
+	snapshots map[string]string
+}
+
+type worldKey struct{}
+
+func theWorld(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func (w *world) end() {
+	if w.lab != nil {
+		w.lab.Process.Signal(syscall.SIGTERM)
+		w.lab.Wait()
+	}
+	if w.tpm != nil {
+		w.tpm.Cut()
+		os.RemoveAll(w.tpm.Dir)
+	}
+}
+
+// secrets are what must never be seen.
+func (w *world) secrets() []string {
+	list := []string{}
+	for _, key := range []string{"password", "secret"} {
+		if s := w.addresses[key]; s != "" {
+			list = append(list, s)
+		}
+	}
+	for _, pin := range []string{"user-pin", "so-pin"} {
+		if b, err := os.ReadFile(filepath.Join(w.root, "var/lib/tpm2cloud/pins", pin)); err == nil {
+			list = append(list, string(b))
+		}
+	}
+	return list
+}
+
+func (w *world) log(ts *testscript.TestScript) []byte {
+	data, err := os.ReadFile(w.addresses["log"])
+	ts.Check(err)
+	return data
+}
+
+// tb lets the kit's helpers fail the script.
+type tb struct {
+	testing.TB
+	ts *testscript.TestScript
+}
+
+func (t tb) Helper()                   {}
+func (t tb) Fatal(args ...any)         { t.ts.Fatalf("%s", fmt.Sprint(args...)) }
+func (t tb) Fatalf(f string, a ...any) { t.ts.Fatalf(f, a...) }
+func (t tb) Cleanup(f func())          { t.ts.Defer(f) }
+
+// tpm [rsa|ecc|high-rsa|high-ecc|none|malformed] [-unknown] [-other] [-padded]
+// starts a TPM as its vendor delivers it: with a certificate for its RSA
+// (default) or P-256 key in the low or high range of the indices, with none, or
+// with rubbish in its place. The vendor's root is trusted, except with
+// -unknown; with -other the certificate is another TPM's.
+func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
+	w, t := theWorld(ts), tb{ts: ts}
+	w.tpm = tpmkit.Start(t)
+	// The socket must be below the root, and its path short.
+	ts.Check(os.Symlink(w.tpm.Dir, filepath.Join(w.root, "run/t")))
+	w.set("tpm.device", "unix:/run/t/s")
+	ts.Setenv("TPM2TOOLS_TCTI", w.tpm.TCTI())
+	ts.Setenv("TPM2_PKCS11_TCTI", w.tpm.TCTI())
+	ts.Setenv("TPM2_PKCS11_STORE", ts.Getenv("STORE"))
+	ts.Setenv("TPM2OPENSSL_TCTI", w.tpm.TCTI())
+
+	vendor := tpmkit.NewVendor(t)
+	if !slices.Contains(args, "-unknown") {
+		vendor.Install(t, filepath.Join(w.root, "etc/tpm2cloud/ek-roots"))
+	}
+	device := w.tpm.Open(t)
+	index, template := tpmkit.CertificateRSA, tpm2.RSAEKTemplate
+	for _, arg := range args {
+		switch arg {
+		case "none":
+			ts.Check(w.write())
+			return
+		case "ecc":
+			index, template = tpmkit.CertificateECC, tpm2.ECCEKTemplate
+		case "high-rsa":
+			index, template = tpmkit.CertificateHighRSA, tpm.EKTemplate(true, true)
+		case "high-ecc":
+			index, template = tpmkit.CertificateHighECC, tpm.EKTemplate(false, true)
+		case "malformed":
+			tpmkit.PutNV(t, device, index, []byte("this is no certificate"))
+			ts.Check(w.write())
+			return
+		}
+	}
+	var public any
+	if slices.Contains(args, "-other") {
+		other := tpmkit.Start(t)
+		public = tpmkit.EK(t, other.Open(t), template)
+	} else {
+		public = tpmkit.EK(t, device, template)
+	}
+	certificate := vendor.Certify(t, public, nil)
+	if slices.Contains(args, "-padded") {
+		certificate = append(certificate, bytes.Repeat([]byte{0xff}, 300)...)
+	}
+	tpmkit.PutNV(t, device, index, certificate)
+	ts.Check(w.write())
+}
+
+// lab [ARGUMENT...] starts the cloud in a box and configures the device for it:
+// IDevID by password, LDevID by IDevID, operational certificate by LDevID.
+func cmdLab(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	dir := filepath.Join(w.root, "lab")
+	w.lab = exec.Command(filepath.Join(binaries, "tpm2cloud-lab"), append([]string{"serve", "--dir", dir}, args...)...)
+	w.lab.Stderr = os.Stderr
+	out, err := w.lab.StdoutPipe()
+	ts.Check(err)
+	ts.Check(w.lab.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "listening:") {
+		ts.Fatalf("the lab does not listen: %q, %v", line, err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "lab.json"))
+	ts.Check(err)
+	ts.Check(json.Unmarshal(data, &w.addresses))
+	for key, value := range w.addresses {
+		ts.Setenv("LAB_"+key, value)
+		// host:port, as the configuration wants a server
+		if u, err := url.Parse(value); err == nil && u.Host != "" {
+			ts.Setenv("LAB_"+key+"_host", u.Host)
+		}
+	}
+	for name, value := range map[string]string{"est-password": w.addresses["password"], "est-secret": w.addresses["secret"]} {
+		ts.Check(os.WriteFile(filepath.Join(w.root, "etc/tpm2cloud/credentials", name), []byte(value+"\n"), 0o600))
+	}
+	for key, value := range map[string]any{
+		"device.model": "Test Board", "device.serial": "SN-0042", "device.mac": "02:00:00:00:00:2a",
+		"idevid.enroll.server": ts.Getenv("LAB_est_url_host"), "idevid.enroll.label": "idevid", "idevid.enroll.server_ca": "/lab/server-ca.pem",
+		"idevid.enroll.username": w.addresses["username"], "idevid.enroll.password": "est-password", "idevid.enroll.secret": "est-secret",
+		"ldevid.enroll.server": ts.Getenv("LAB_est_url_host"), "ldevid.enroll.label": "ldevid", "ldevid.enroll.server_ca": "/lab/server-ca.pem",
+		"ldevid.enroll.username": w.addresses["username"], "ldevid.enroll.password": "est-password", "ldevid.enroll.secret": "est-secret",
+		"edge.est.server": ts.Getenv("LAB_est_url_host"), "edge.est.label": "operational", "edge.est.server_ca": "/lab/server-ca.pem",
+		"edge.est.username": w.addresses["username"], "edge.est.password": "est-password",
+		"edge.id_scope": w.addresses["id_scope"], "edge.global_endpoint": w.addresses["dps_url"],
+		"run.budget": "20s",
+	} {
+		w.set(key, value)
+	}
+	ts.Check(w.write())
+}
+
+// set KEY=VALUE... overrides the configuration; KEY= removes the key.
+func cmdSet(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	for _, arg := range args {
+		key, value, ok := strings.Cut(arg, "=")
+		if !ok {
+			ts.Fatalf("usage: set KEY=VALUE...")
+		}
+		switch {
+		case value == "":
+			w.set(key, nil)
+		case value == "true" || value == "false":
+			w.set(key, value == "true")
+		default:
+			w.set(key, value)
+		}
+	}
+	ts.Check(w.write())
+}
+
+func (w *world) set(key string, value any) {
+	table := w.config
+	parts := strings.Split(key, ".")
+	for _, part := range parts[:len(parts)-1] {
+		next, ok := table[part].(map[string]any)
+		if !ok {
+			next = map[string]any{}
+			table[part] = next
+		}
+		table = next
+	}
+	if value == nil {
+		delete(table, parts[len(parts)-1])
+		return
+	}
+	table[parts[len(parts)-1]] = value
+}
+
+func (w *world) write() error {
+	data, err := toml.Marshal(w.config)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(w.root, "etc/tpm2cloud/tpm2cloud.toml"), data, 0o644)
+}
+
+// cut cuts the board's power and gives it back.
+func cmdCut(ts *testscript.TestScript, neg bool, args []string) {
+	theWorld(ts).tpm.Reboot(tb{ts: ts})
+}
+
+// fault JSON switches a fault of the lab on; without an argument, all off.
+func cmdFault(ts *testscript.TestScript, neg bool, args []string) {
+	method, body := http.MethodDelete, ""
+	if len(args) == 1 {
+		method, body = http.MethodPost, args[0]
+	}
+	request, err := http.NewRequest(method, theWorld(ts).addresses["control_url"]+"/fault", strings.NewReader(body))
+	ts.Check(err)
+	answer, err := http.DefaultClient.Do(request)
+	ts.Check(err)
+	answer.Body.Close()
+	if answer.StatusCode/100 != 2 {
+		ts.Fatalf("the lab answers %s", answer.Status)
+	}
+}
+
+// snapshot NAME remembers the device: every file below the root with its
+// content, mode, owner, time and inode, the TPM's permanent state, and how much the
+// lab has logged.
+func cmdSnapshot(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	if w.snapshots == nil {
+		w.snapshots = map[string]string{}
+	}
+	w.snapshots[args[0]] = w.picture(ts)
+}
+
+// unchanged NAME demands that the device is as it was at the snapshot; !
+// unchanged, that it isn't.
+func cmdUnchanged(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	before, now := strings.Split(w.snapshots[args[0]], "\n"), strings.Split(w.picture(ts), "\n")
+	if slices.Equal(before, now) == neg {
+		for _, line := range now {
+			if !slices.Contains(before, line) {
+				ts.Logf("now: %s", line)
+			}
+		}
+		for _, line := range before {
+			if !slices.Contains(now, line) {
+				ts.Logf("before: %s", line)
+			}
+		}
+		ts.Fatalf("changed: %v", !neg)
+	}
+}
+
+func (w *world) picture(ts *testscript.TestScript) string {
+	var b strings.Builder
+	ts.Check(filepath.WalkDir(w.root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path == filepath.Join(w.root, "lab") {
+			return fs.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		stat := info.Sys().(*syscall.Stat_t)
+		if !info.Mode().IsRegular() {
+			// The library makes and removes its lock file: a directory's time
+			// says nothing.
+			fmt.Fprintf(&b, "%s %v %d:%d\n", path, info.Mode(), stat.Uid, stat.Gid)
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "%s %v %d:%d %s %d %x\n", path, info.Mode(), stat.Uid, stat.Gid, info.ModTime().Format(time.RFC3339Nano), stat.Ino, sha256.Sum256(data))
+		return nil
+	}))
+	if w.tpm != nil {
+		fmt.Fprintf(&b, "TPM %s\n", w.tpm.State(tb{ts: ts}))
+	}
+	if w.lab != nil {
+		fmt.Fprintf(&b, "lab %d\n", len(w.log(ts)))
+	}
+	return b.String()
+}
+
+// secret FILE MODE writes a file with the lab's password.
+func cmdSecret(ts *testscript.TestScript, neg bool, args []string) {
+	var mode fs.FileMode
+	fmt.Sscanf(args[1], "%o", &mode)
+	path := ts.MkAbs(args[0])
+	ts.Check(os.WriteFile(path, []byte(theWorld(ts).addresses["password"]), 0o600))
+	ts.Check(os.Chmod(path, mode))
+}
+
+// pkcs11 MECHANISM signs through PKCS#11 with pkcs11-tool, and has openssl
+// verify the signature with the LDevID certificate.
+func cmdPKCS11(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	pin, err := os.ReadFile(filepath.Join(w.root, "var/lib/tpm2cloud/pins/user-pin"))
+	ts.Check(err)
+	message := ts.MkAbs("message")
+	ts.Check(os.WriteFile(message, []byte("signed by the LDevID"), 0o644))
+	module, err := filepath.Glob("/usr/lib/*/pkcs11/libtpm2_pkcs11.so")
+	if err != nil || len(module) == 0 {
+		ts.Fatalf("no libtpm2_pkcs11 on this machine")
+	}
+	// The PIN is on this command line: a test's own, on a test's own token.
+	arguments := []string{"--module", module[0], "--token-label", "edge", "--login", "--pin", string(pin),
+		"--sign", "--label", "ldevid", "--mechanism", args[0], "--signature-format", "openssl",
+		"--input-file", message, "--output-file", ts.MkAbs("signature")}
+	err = ts.Exec("pkcs11-tool", arguments...)
+	if neg {
+		if err == nil {
+			ts.Fatalf("pkcs11-tool signs")
+		}
+		return
+	}
+	ts.Check(err)
+	chain, err := os.ReadFile(filepath.Join(w.root, "var/lib/tpm2cloud/ldevid/certificate.pem"))
+	ts.Check(err)
+	block, _ := pem.Decode(chain)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	ts.Check(err)
+	der, err := x509.MarshalPKIXPublicKey(leaf.PublicKey)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("public.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644))
+	ts.Check(ts.Exec("openssl", "dgst", "-sha256", "-verify", ts.MkAbs("public.pem"), "-signature", ts.MkAbs("signature"), message))
+}
