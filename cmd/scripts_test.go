@@ -96,6 +96,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"secret":    cmdSecret,
 	"pkcs11":    cmdPKCS11,
 	"mode":      cmdMode,
+	"keyd":      cmdKeyd,
+	"agent":     cmdAgent,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program on the root and demands

@@ -35,7 +35,7 @@ type world struct {
 	config    map[string]any // the drop-in that set writes
 	tpm       *tpmkit.Software
 	lab       *exec.Cmd
-	agents    []*exec.Cmd
+	keyd      *exec.Cmd
 	addresses map[string]string // lab.json
 	snapshots map[string]string
 }
@@ -45,9 +45,11 @@ type worldKey struct{}
 func theWorld(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
 
 func (w *world) end() {
-	if w.lab != nil {
-		w.lab.Process.Signal(syscall.SIGTERM)
-		w.lab.Wait()
+	for _, c := range []*exec.Cmd{w.keyd, w.lab} {
+		if c != nil {
+			c.Process.Signal(syscall.SIGTERM)
+			c.Wait()
+		}
 	}
 	if w.tpm != nil {
 		w.tpm.Cut()
@@ -147,14 +149,7 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 func cmdLab(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
 	dir := filepath.Join(w.root, "lab")
-	w.lab = exec.Command(filepath.Join(binaries, "tpm2cloud-lab"), append([]string{"serve", "--dir", dir}, args...)...)
-	w.lab.Stderr = os.Stderr
-	out, err := w.lab.StdoutPipe()
-	ts.Check(err)
-	ts.Check(w.lab.Start())
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "listening:") {
-		ts.Fatalf("the lab does not listen: %q, %v", line, err)
-	}
+	w.lab = listen(ts, nil, append([]string{"serve", "--dir", dir}, args...)...)
 	data, err := os.ReadFile(filepath.Join(dir, "lab.json"))
 	ts.Check(err)
 	ts.Check(json.Unmarshal(data, &w.addresses))
@@ -182,6 +177,44 @@ func cmdLab(ts *testscript.TestScript, neg bool, args []string) {
 		w.set(key, value)
 	}
 	ts.Check(w.write())
+}
+
+// listen starts a part of the lab and waits until it listens.
+func listen(ts *testscript.TestScript, env []string, args ...string) *exec.Cmd {
+	c := exec.Command(filepath.Join(binaries, "tpm2cloud-lab"), args...)
+	c.Env = append(os.Environ(), env...)
+	c.Stderr = os.Stderr
+	out, err := c.StdoutPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "listening:") {
+		c.Process.Kill()
+		c.Wait()
+		ts.Fatalf("%s does not listen: %q, %v", args[0], line, err)
+	}
+	return c
+}
+
+// keyd installs the agent: the stand-ins of iotedge and of its key service,
+// which opens the token as the real one does.
+func cmdKeyd(ts *testscript.TestScript, neg bool, args []string) {
+	w := theWorld(ts)
+	ts.Check(os.MkdirAll(filepath.Join(w.root, "usr/bin"), 0o755))
+	ts.Check(os.Symlink(filepath.Join(binaries, "tpm2cloud-lab"), filepath.Join(w.root, "usr/bin/iotedge")))
+	w.keyd = listen(ts, []string{"TPM2_PKCS11_STORE=" + ts.Getenv("STORE"), "TPM2_PKCS11_TCTI=" + w.tpm.TCTI()}, "keyd", "--root", w.root)
+}
+
+// agent runs the stand-in of the Identity Service on the files that
+// tpm2cloud-edgecfg wrote, in the environment that its drop-in gives to keyd;
+// it succeeds when DPS has assigned the device.
+func cmdAgent(ts *testscript.TestScript, neg bool, args []string) {
+	root := theWorld(ts).root
+	err := ts.Exec("tpm2cloud-lab", append([]string{"agent", "--config", filepath.Join(root, "etc/aziot/config.toml"),
+		"--dropin", filepath.Join(root, "etc/systemd/system/aziot-keyd.service.d/50-tpm2cloud.conf"),
+		"--system-ca", ts.Getenv("LAB_server_ca"), "--state", ts.MkAbs("agent-state"), "--poll", "50ms"}, args...)...)
+	if neg == (err == nil) {
+		ts.Fatalf("the agent: %v", err)
+	}
 }
 
 // set KEY=VALUE... overrides the configuration; KEY= removes the key.
@@ -341,8 +374,11 @@ func cmdPKCS11(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	// The PIN is on this command line: a test's own, on a test's own token.
 	arguments := []string{"--module", module[0], "--token-label", "edge", "--login", "--pin", string(pin),
-		"--sign", "--label", "ldevid", "--mechanism", args[0], "--signature-format", "openssl",
+		"--sign", "--label", "ldevid", "--mechanism", args[0],
 		"--input-file", message, "--output-file", ts.MkAbs("signature")}
+	if strings.HasPrefix(args[0], "ECDSA") {
+		arguments = append(arguments, "--signature-format", "openssl")
+	}
 	err = ts.Exec("pkcs11-tool", arguments...)
 	if neg {
 		if err == nil {

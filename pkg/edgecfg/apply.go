@@ -300,21 +300,22 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 	}
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval = p.keydWait
+	var said error // what keyd said last; the end of the budget says less
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := askOnce(ctx, &client, id, preloaded)
-		return struct{}{}, err
+		said = askOnce(ctx, &client, id, preloaded)
+		return struct{}{}, said
 	}, backoff.WithBackOff(waits), backoff.WithMaxElapsedTime(p.keydPatience))
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}
 	token := p.cfg.LDevID.Token
 	return step.As(step.Unavailable,
 		fmt.Sprintf("see journalctl -u aziot-keyd; its user must be in the groups tss and tpm2cloud-token (%s), the store is %s, the module is %s, the token is %q and the key %q",
 			p.cfg.Path(dropInPath), p.cfg.Path(token.Store), w.in.module, token.Label, token.Key),
-		fmt.Errorf("cannot use the agent's key %q over %s: %w", id, socket, err))
+		fmt.Errorf("cannot use the agent's key %q over %s: %w", id, socket, said))
 }
 
 // askOnce makes one request. What keyd says of a failure is little; its journal says more.
