@@ -14,6 +14,8 @@ import (
 	"math/big"
 
 	"github.com/miekg/pkcs11"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/pss"
 )
 
 // Signer is a private key of a token. It serves as the PrivateKey of a tls.Certificate,
@@ -178,7 +180,7 @@ func (s *Signer) sign(random io.Reader, digest []byte, opts crypto.SignerOpts) (
 		}
 		return derSignature(raw)
 	case *rsa.PublicKey:
-		pss, ok := opts.(*rsa.PSSOptions)
+		options, ok := opts.(*rsa.PSSOptions)
 		if !ok {
 			info, err := digestInfo(hash, digest)
 			if err != nil {
@@ -189,7 +191,7 @@ func (s *Signer) sign(random io.Reader, digest []byte, opts crypto.SignerOpts) (
 		if random == nil {
 			random = rand.Reader
 		}
-		block, err := emsaPSS(random, public, hash, digest, pss.SaltLength)
+		block, err := pss.Encode(random, public, hash, digest, options.SaltLength)
 		if err != nil {
 			return nil, err
 		}

@@ -5,17 +5,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/asn1"
 	"errors"
-	"fmt"
-	"hash"
 	"io"
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/tpm2cloud/tpm2cloud/pkg/pss"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
 
@@ -138,7 +135,7 @@ func (s *Signer) rsa(scheme, alg tpm2.TPMAlgID, digest []byte) ([]byte, error) {
 // raw makes a PSS signature of a padded block with the private operation
 // itself, which a key that may decrypt offers.
 func (s *Signer) raw(public *rsa.PublicKey, digest []byte, h crypto.Hash) ([]byte, error) {
-	block, err := encodePSS(digest, public.N.BitLen()-1, h)
+	block, err := pss.Encode(rand.Reader, public, h, digest, rsa.PSSSaltLengthEqualsHash)
 	if err != nil {
 		return nil, err
 	}
@@ -151,58 +148,6 @@ func (s *Signer) raw(public *rsa.PublicKey, digest []byte, h crypto.Hash) ([]byt
 		return nil, fail(err, "sign with the key at %#x", uint32(s.key.Handle))
 	}
 	return rsp.Message.Buffer, nil
-}
-
-// encodePSS is EMSA-PSS-ENCODE of RFC 8017, clause 9.1.1, with a salt as long
-// as the digest and MGF1 over the same hash.
-func encodePSS(digest []byte, bits int, h crypto.Hash) ([]byte, error) {
-	size, n := (bits+7)/8, len(digest)
-	if size < 2*n+2 {
-		return nil, fmt.Errorf("cannot pad a digest of %d bytes for a key of %d bits", n, bits)
-	}
-	salt := make([]byte, n)
-	rand.Read(salt)
-	inner := newHash(h)
-	inner.Write(make([]byte, 8))
-	inner.Write(digest)
-	inner.Write(salt)
-	mask := inner.Sum(nil)
-
-	block := make([]byte, size)
-	db := block[:size-n-1]
-	db[len(db)-n-1] = 1
-	copy(db[len(db)-n:], salt)
-	mgf1(db, mask, h)
-	db[0] &= 0xff >> (8*size - bits)
-	copy(block[len(db):], mask)
-	block[size-1] = 0xbc
-	return block, nil
-}
-
-// mgf1 lays the mask of RFC 8017, B.2.1, over data.
-func mgf1(data, seed []byte, h crypto.Hash) {
-	for counter, done := byte(0), 0; done < len(data); counter++ {
-		d := newHash(h)
-		d.Write(seed)
-		d.Write([]byte{0, 0, 0, counter})
-		for _, b := range d.Sum(nil) {
-			if done == len(data) {
-				return
-			}
-			data[done] ^= b
-			done++
-		}
-	}
-}
-
-func newHash(h crypto.Hash) hash.Hash {
-	switch h {
-	case crypto.SHA384:
-		return sha512.New384()
-	case crypto.SHA512:
-		return sha512.New()
-	}
-	return sha256.New()
 }
 
 func verify(public crypto.PublicKey, digest, signature []byte, opts crypto.SignerOpts) error {

@@ -169,3 +169,21 @@ func (s *Software) Manufacture(t testing.TB, v *Vendor) {
 	tpm := s.Open(t)
 	PutNV(t, tpm, CertificateRSA, v.Certify(t, EK(t, tpm, tpm2.RSAEKTemplate), nil))
 }
+
+// NewCA makes a CA in files: its certificate and its key, as PEM.
+func NewCA(t testing.TB, name string) (certificate, key []byte) {
+	t.Helper()
+	v := NewVendor(t)
+	template := *v.Root
+	template.Subject = pkix.Name{CommonName: name}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, v.key.Public(), v.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(v.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+}

@@ -43,6 +43,33 @@ func Start(t testing.TB) *Software {
 	return s
 }
 
+// Fork starts another swtpm on a copy of the state: a board like this one, from
+// here on.
+func (s *Software) Fork(t testing.TB) *Software {
+	t.Helper()
+	state, err := os.ReadFile(filepath.Join(s.Dir, permanentState))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.WriteFile(filepath.Join(dir, permanentState), state, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fork := &Software{Dir: dir, Socket: filepath.Join(dir, "s")}
+	if err := fork.Power(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fork.Cut)
+	return fork
+}
+
+// permanentState is the file that swtpm keeps what survives a power cut in.
+const permanentState = "tpm2-00.permall"
+
 // Power starts the swtpm on its state, as a board's power does.
 func (s *Software) Power() error {
 	os.Remove(s.Socket)
@@ -107,7 +134,7 @@ func (s *Software) Open(t testing.TB) transport.TPMCloser {
 // nothing persistent was written in between.
 func (s *Software) State(t testing.TB) string {
 	t.Helper()
-	f, err := os.Open(filepath.Join(s.Dir, "tpm2-00.permall"))
+	f, err := os.Open(filepath.Join(s.Dir, permanentState))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,198 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/device"
+	"github.com/tpm2cloud/tpm2cloud/pkg/idevid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/ldevid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/fault"
+	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
+	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
+)
+
+// board is a device with a root file system of its own.
+type board struct {
+	tpm  *tpmkit.Software
+	root string
+	cfg  *config.Config
+}
+
+// newBoard puts a TPM on a new board, whose CAs are in files.
+func newBoard(t *testing.T, s *tpmkit.Software, vendor *tpmkit.Vendor) *board {
+	t.Helper()
+	b := &board{tpm: s, root: t.TempDir()}
+	vendor.Install(t, filepath.Join(b.root, "etc/tpm2cloud/ek-roots"))
+	certificate, key := tpmkit.NewCA(t, "CA")
+	for name, data := range map[string][]byte{
+		"ca.pem": certificate, "ca.key": key,
+		"etc/tpm2cloud/tpm2cloud.toml": []byte(`
+[device]
+model = "board"
+serial = "SN1"
+mac = "02:00:00:00:00:01"
+[idevid.enroll]
+method = "ca"
+ca_certificate = "/ca.pem"
+ca_key = "/ca.key"
+[ldevid.enroll]
+method = "ca"
+ca_certificate = "/ca.pem"
+ca_key = "/ca.key"
+`)} {
+		if err := os.WriteFile(filepath.Join(b.root, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if b.cfg, err = config.Load(filepath.Join(b.root, "etc/tpm2cloud"), b.root); err != nil {
+		t.Fatal(err)
+	}
+	// For the PKCS#11 library, which opens the TPM by itself.
+	if err := os.Symlink(s.Dir, filepath.Join(b.root, "t")); err != nil {
+		t.Fatal(err)
+	}
+	b.cfg.TPM.Device = "unix:/t/s"
+	return b
+}
+
+// program makes one of the two programs that use the TPM.
+type program func(*config.Config, *tpm.TPM, *device.Info, clock.Clock) []step.Step
+
+func idevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now clock.Clock) []step.Step {
+	return idevid.New(cfg, t, d, now).Steps()
+}
+
+func ldevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now clock.Clock) []step.Step {
+	return ldevid.New(cfg, t, d, now).Steps()
+}
+
+// run is one run of a program, which a cut may end.
+func (b *board) run(t *testing.T, p program, cutter *fault.Cutter) error {
+	t.Helper()
+	cutter.TPM = b.tpm.Open(t)
+	opened := tpm.New(cutter, tpm.Secrets{})
+	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified())
+	// A cut ends the process: nothing is tried again for long.
+	runner := step.Runner{Steps: steps, Budget: time.Second / 2}
+	if cutter.At == 0 {
+		runner.Budget = time.Minute
+	}
+	err := runner.Run(context.Background())
+	if err == nil {
+		err = opened.Close()
+	}
+	return err
+}
+
+// verified is a clock that is right.
+func verified() clock.Clock { return clock.Judge(time.Now(), true, time.Time{}) }
+
+// A power cut before or after any TPM command of ours: the next run goes on from
+// there and ends with the same keys, certificates and indices as a run that
+// nothing cut, and nothing is left over.
+func TestCutAtEveryCommand(t *testing.T) {
+	t.Parallel()
+	vendor := tpmkit.NewVendor(t)
+	factory := tpmkit.Start(t)
+	factory.Manufacture(t, vendor)
+	factory.Cut()
+
+	t.Run("idevid", func(t *testing.T) {
+		t.Parallel()
+		fresh := func(t *testing.T) *board { return newBoard(t, factory.Fork(t), vendor) }
+		cutEverywhere(t, fresh, idevidSteps, end{keys: 2, indices: 2})
+	})
+	t.Run("ldevid", func(t *testing.T) {
+		// Not parallel to itself: the PKCS#11 library has one state in a process.
+		made := newBoard(t, factory.Fork(t), vendor)
+		if err := made.run(t, idevidSteps, &fault.Cutter{}); err != nil {
+			t.Fatal(err)
+		}
+		made.tpm.Cut()
+		fresh := func(t *testing.T) *board {
+			b := newBoard(t, made.tpm.Fork(t), vendor)
+			if err := os.CopyFS(filepath.Join(b.root, "var/lib/tpm2cloud"), os.DirFS(filepath.Join(made.root, "var/lib/tpm2cloud"))); err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		cutEverywhere(t, fresh, ldevidSteps, end{keys: 4, indices: 2})
+	})
+}
+
+// end is what must be in the TPM at the end.
+type end struct{ keys, indices int }
+
+func cutEverywhere(t *testing.T, fresh func(*testing.T) *board, p program, want end) {
+	whole := &fault.Cutter{}
+	b := fresh(t)
+	if err := b.run(t, p, whole); err != nil {
+		t.Fatal(err)
+	}
+	b.converged(t, p, want)
+	t.Logf("a run sends %d commands", whole.Sent)
+	for at := 1; at <= whole.Sent; at++ {
+		for when, executed := range map[string]bool{"before": false, "after": true} {
+			t.Run(fmt.Sprintf("%s-%d", when, at), func(t *testing.T) {
+				b := fresh(t)
+				if err := b.run(t, p, &fault.Cutter{At: at, Executed: executed}); !errors.Is(err, fault.ErrCut) {
+					t.Fatalf("cut at %d of %d: %v", at, whole.Sent, err)
+				}
+				b.tpm.Reboot(t)
+				if err := b.run(t, p, &fault.Cutter{}); err != nil {
+					t.Fatalf("the run after the cut: %v", err)
+				}
+				b.converged(t, p, want)
+				b.tpm.Cut()
+			})
+		}
+	}
+}
+
+// converged demands the end state.
+func (b *board) converged(t *testing.T, p program, want end) {
+	t.Helper()
+	opened := b.tpm.Open(t)
+	count := func(first tpm2.TPMHandle) int {
+		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: 100}.Execute(opened)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := rsp.CapabilityData.Data.Handles()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list.Handle)
+	}
+	for name, kind := range map[string]struct {
+		first tpm2.TPMHandle
+		want  int
+	}{
+		"persistent keys":   {0x81000000, want.keys},
+		"NV indices":        {0x01000000, want.indices},
+		"transient objects": {0x80000000, 0},
+		"loaded sessions":   {0x02000000, 0},
+	} {
+		if got := count(kind.first); got != kind.want {
+			t.Errorf("%d %s, want %d", got, name, kind.want)
+		}
+	}
+	steps := p(b.cfg, tpm.New(opened, tpm.Secrets{}), device.New(b.root, b.cfg.Device), verified())
+	for _, row := range step.Observe(context.Background(), steps) {
+		if row.State != step.Present {
+			t.Errorf("%s is %s: %s %s", row.Step, row.State, row.Detail, row.Error)
+		}
+	}
+}

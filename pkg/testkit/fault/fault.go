@@ -1,0 +1,68 @@
+// Package fault spoils the way to a TPM, for tests: it cuts the power at a
+// command, and changes or records what crosses the bus.
+package fault
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// ErrCut is what a program sees when the power is gone.
+var ErrCut = errors.New("power cut")
+
+// Cutter cuts the power at one command.
+type Cutter struct {
+	TPM transport.TPM
+	// At is the number of the command, from 1 on, that the cut meets; 0: none.
+	At int
+	// Executed: the TPM executes that command, and only its answer is lost.
+	Executed bool
+	// Sent counts the commands.
+	Sent int
+}
+
+// Send passes a command on, until the cut.
+func (c *Cutter) Send(command []byte) ([]byte, error) {
+	c.Sent++
+	switch {
+	case c.At == 0 || c.Sent < c.At:
+		return c.TPM.Send(command)
+	case c.Sent == c.At && c.Executed:
+		if _, err := c.TPM.Send(command); err != nil {
+			return nil, err
+		}
+	}
+	return nil, ErrCut
+}
+
+// Tap sees every command and its answer, and may change the answer.
+type Tap struct {
+	TPM    transport.TPM
+	Answer func(code tpm2.TPMCC, command, answer []byte) []byte
+}
+
+// Send passes a command on and its answer through Answer.
+func (t Tap) Send(command []byte) ([]byte, error) {
+	answer, err := t.TPM.Send(command)
+	if err != nil {
+		return nil, err
+	}
+	return t.Answer(Code(command), command, answer), nil
+}
+
+// Code is the command code of a command.
+func Code(command []byte) tpm2.TPMCC {
+	if len(command) < 10 {
+		return 0
+	}
+	return tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
+}
+
+// Failure is an answer that holds no more than a return code.
+func Failure(rc tpm2.TPMRC) []byte {
+	answer := []byte{0x80, 0x01, 0, 0, 0, 10}
+	return binary.BigEndian.AppendUint32(answer, uint32(rc))
+}

@@ -1,0 +1,391 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/fault"
+	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
+)
+
+// The two constants of the high range's policy prove each other: policyB is
+// the PolicyOR of policyA and policyC (Part 3, clause 23.6).
+func TestPolicyB(t *testing.T) {
+	h := sha256.New()
+	h.Write(make([]byte, sha256.Size))
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMCCPolicyOR)))
+	h.Write(policyA())
+	h.Write(policyC)
+	if !bytes.Equal(h.Sum(nil), policyB) {
+		t.Error("policyB is not the OR of its branches")
+	}
+}
+
+// storage makes an SRK at its handle.
+func storage(t *testing.T, tpm *TPM) Parent {
+	t.Helper()
+	l, err := tpm.CreatePrimary(tpm2.TPMRHOwner, SRKTemplate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.Persist(l, HandleSRK); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	k, err := tpm.ReadPublic(HandleSRK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Parent{Key: k}
+}
+
+// key makes a DevID key at the LDevID's handle, with the empty value.
+func key(t *testing.T, tpm *TPM, parent Parent, rsa bool) *Key {
+	t.Helper()
+	l, _, err := tpm.CreateChild(parent, DevIDTemplate(rsa), Sensitive{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.Persist(l, HandleLDevID); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	k, err := tpm.ReadPublic(HandleLDevID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !k.ChildOf(parent.Key, tpm2.TPMRHOwner) || k.ChildOf(parent.Key, tpm2.TPMRHEndorsement) {
+		t.Error("the qualified name does not prove the parent")
+	}
+	if !k.Matches(DevIDTemplate(rsa)) || k.Matches(DevIDTemplate(!rsa)) || k.Matches(SRKTemplate) {
+		t.Error("the key does not match its template, or matches another")
+	}
+	return k
+}
+
+func TestSigner(t *testing.T) {
+	for _, algorithm := range []string{"ECC", "RSA"} {
+		t.Run(algorithm, func(t *testing.T) {
+			t.Parallel()
+			tpm := New(tpmkit.Start(t).Open(t), Secrets{})
+			defer tpm.Close()
+			k := key(t, tpm, storage(t, tpm), algorithm == "RSA")
+			s, err := tpm.Signer(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+				d := h.New()
+				d.Write([]byte("message"))
+				digest := d.Sum(nil)
+				signature, err := s.Sign(rand.Reader, digest, h)
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch public := s.Public().(type) {
+				case *ecdsa.PublicKey:
+					if !ecdsa.VerifyASN1(public, digest, signature) {
+						t.Errorf("%v: wrong signature", h)
+					}
+					continue
+				case *rsa.PublicKey:
+					if err := rsa.VerifyPKCS1v15(public, h, digest, signature); err != nil {
+						t.Errorf("%v: %v", h, err)
+					}
+					options := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: h}
+					if signature, err = s.Sign(rand.Reader, digest, options); err != nil {
+						t.Fatal(err)
+					}
+					if err := rsa.VerifyPSS(public, h, digest, signature, options); err != nil {
+						t.Errorf("%v, PSS: %v", h, err)
+					}
+				}
+			}
+			if _, err := s.Sign(rand.Reader, make([]byte, 20), crypto.SHA1); err == nil {
+				t.Error("SHA-1 was signed")
+			}
+			if _, err := s.Sign(rand.Reader, make([]byte, 20), crypto.SHA256); err == nil {
+				t.Error("a digest of another length was signed")
+			}
+		})
+	}
+}
+
+// A TPM whose PSS signatures have another salt: the raw operation makes one
+// that TLS takes.
+func TestSignerRawPSS(t *testing.T) {
+	t.Parallel()
+	raw := 0
+	tpm := New(fault.Tap{TPM: tpmkit.Start(t).Open(t), Answer: func(code tpm2.TPMCC, command, answer []byte) []byte {
+		switch code {
+		case tpm2.TPMCCSign:
+			answer[len(answer)-20] ^= 1 // no longer what it says it is
+		case tpm2.TPMCCRSADecrypt:
+			raw++
+		}
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	s, err := tpm.Signer(key(t, tpm, storage(t, tpm), true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("message"))
+	options := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256}
+	signature, err := s.Sign(rand.Reader, digest[:], options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rsa.VerifyPSS(s.Public().(*rsa.PublicKey), crypto.SHA256, digest[:], signature, options); err != nil || raw != 1 {
+		t.Errorf("%d raw operations: %v", raw, err)
+	}
+	// There is no second way for PKCS #1: a wrong signature is not given out.
+	if _, err := s.Sign(rand.Reader, digest[:], crypto.SHA256); err == nil || step.ClassOf(err) != step.Refused {
+		t.Errorf("a wrong signature was given out: %v", err)
+	}
+}
+
+// A TPM of a revision before 1.38 has no TPM2_CreateLoaded.
+func TestCreateChildOnOldTPM(t *testing.T) {
+	t.Parallel()
+	tpm := New(oldTPM{tpmkit.Start(t).Open(t)}, Secrets{})
+	defer tpm.Close()
+	parent := storage(t, tpm)
+	l, blob, err := tpm.CreateChild(parent, DevIDTemplate(false), Sensitive{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := tpm.Load(parent, blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again.Name, l.Name) {
+		t.Error("the blob is of another key")
+	}
+	if err := again.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type oldTPM struct {
+	next interface{ Send([]byte) ([]byte, error) }
+}
+
+func (o oldTPM) Send(command []byte) ([]byte, error) {
+	if fault.Code(command) == tpm2.TPMCCCreateLoaded {
+		return fault.Failure(tpm2.TPMRCCommandCode), nil
+	}
+	return o.next.Send(command)
+}
+
+// What must stay secret does not cross the bus in clear, once there is a key to
+// hide it from others with.
+func TestBus(t *testing.T) {
+	t.Parallel()
+	var bus bytes.Buffer
+	tpm := New(fault.Tap{TPM: tpmkit.Start(t).Open(t), Answer: func(_ tpm2.TPMCC, command, answer []byte) []byte {
+		bus.Write(command)
+		bus.Write(answer)
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	parent := storage(t, tpm)
+	auth, data := []byte("an authorisation value of a key!"), []byte("what is sealed, for the owner only")
+	work := func() {
+		t.Helper()
+		bus.Reset()
+		l, _, err := tpm.CreateChild(parent, DevIDTemplate(false), Sensitive{Auth: auth})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		blob, err := tpm.Seal(parent, SealTemplate(), Sensitive{Auth: auth, Data: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tpm.Unseal(parent, blob, auth)
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("unsealed %q, %v", got, err)
+		}
+		if _, err := tpm.Unseal(parent, blob, []byte("wrong")); err == nil {
+			t.Fatal("a wrong value unseals")
+		}
+	}
+	work()
+	if !bytes.Contains(bus.Bytes(), auth) || !bytes.Contains(bus.Bytes(), data) {
+		t.Error("this test does not see what it looks for")
+	}
+	if err := tpm.SaltTo(HandleSRK, parent.Public); err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.Prove(); err != nil {
+		t.Fatal(err)
+	}
+	work()
+	if bytes.Contains(bus.Bytes(), auth) || bytes.Contains(bus.Bytes(), data) {
+		t.Error("a secret crossed the bus in clear")
+	}
+	state, err := tpm.State()
+	if err != nil || state.LockoutCounter != 0 {
+		t.Errorf("the wrong value counted: %d, %v", state.LockoutCounter, err)
+	}
+}
+
+// A key that the TPM does not hold can't be proven, whatever the bus answers.
+func TestProveAnotherKey(t *testing.T) {
+	t.Parallel()
+	one, other := New(tpmkit.Start(t).Open(t), Secrets{}), New(tpmkit.Start(t).Open(t), Secrets{})
+	defer one.Close()
+	defer other.Close()
+	storage(t, one)
+	if err := one.SaltTo(HandleSRK, storage(t, other).Public); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Prove(); err == nil {
+		t.Error("a key of another TPM was proven")
+	}
+}
+
+// A public area that was changed on its way is found out by its name.
+func TestReadPublicChanged(t *testing.T) {
+	t.Parallel()
+	change := false
+	tpm := New(fault.Tap{TPM: tpmkit.Start(t).Open(t), Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+		if change && code == tpm2.TPMCCReadPublic {
+			answer[60] ^= 1
+		}
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	storage(t, tpm)
+	change = true
+	if _, err := tpm.ReadPublic(HandleSRK); err == nil {
+		t.Error("a changed public area was believed")
+	}
+}
+
+func TestNotFound(t *testing.T) {
+	t.Parallel()
+	tpm := New(tpmkit.Start(t).Open(t), Secrets{})
+	defer tpm.Close()
+	if _, err := tpm.ReadPublic(HandleIDevID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a key that is not there: %v", err)
+	}
+	if _, err := tpm.Index(IndexIDevID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an index that is not there: %v", err)
+	}
+}
+
+// A TPM that is busy is asked again; one that stays so ends with its own word.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting} {
+		left := 2
+		tpm := New(fault.Tap{TPM: tpmkit.Start(t).Open(t), Answer: func(_ tpm2.TPMCC, _, answer []byte) []byte {
+			if left > 0 {
+				left--
+				return fault.Failure(rc)
+			}
+			return answer
+		}}, Secrets{})
+		if _, err := tpm.Properties(); err != nil {
+			t.Errorf("%v: %v", rc, err)
+		}
+		tpm.Close()
+	}
+}
+
+// An NV index in pieces, with the reader that its attributes allow.
+func TestNV(t *testing.T) {
+	t.Parallel()
+	tpm := New(tpmkit.Start(t).Open(t), Secrets{})
+	defer tpm.Close()
+	const index = tpm2.TPMHandle(0x01800001)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 100)
+	for _, attributes := range []tpm2.TPMANV{
+		{OwnerWrite: true, OwnerRead: true, NoDA: true},
+		{OwnerWrite: true, AuthRead: true, NoDA: true},
+		{OwnerWrite: true, PPRead: true, NoDA: true},
+	} {
+		if err := tpm.Define(tpm2.TPMRHOwner, index, attributes, len(data)); err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := NewIndex(index, attributes, len(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tpm.Write(tpm2.TPMRHOwner, fresh, data, 700); err != nil {
+			t.Fatal(err)
+		}
+		i, err := tpm.Index(index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tpm.Read(i, 300); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%+v: read %d bytes, %v", attributes, len(got), err)
+		}
+		if err := tpm.Undefine(tpm2.TPMRHOwner, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// No answer of any kind makes a panic, and none but success a success.
+	if err := tpm.Define(tpm2.TPMRHOwner, index, tpm2.TPMANV{OwnerWrite: true, OwnerRead: true}, 4096); err == nil || step.ClassOf(err) == 0 {
+		t.Errorf("an index larger than the TPM allows: %v", err)
+	}
+}
+
+// The two commands that go-tpm lacks, with and without an authorisation value.
+func TestRaw(t *testing.T) {
+	t.Parallel()
+	s := tpmkit.Start(t)
+	tpm := New(s.Open(t), Secrets{})
+	defer tpm.Close()
+	if err := tpm.ResetLockout(); err != nil {
+		t.Error(err)
+	}
+	lockout := []byte("lockout")
+	_, err := tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)},
+		NewAuth:    tpm2.TPM2BAuth{Buffer: lockout},
+	}.Execute(tpm.transport)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := New(s.Open(t), Secrets{Lockout: lockout})
+	defer known.Close()
+	if err := known.ResetLockout(); err != nil {
+		t.Error(err)
+	}
+	if err := known.DisableClear(tpm2.TPMRHLockout); err != nil {
+		t.Error(err)
+	}
+	state, err := known.State()
+	if err != nil || !state.ClearDisabled || !state.LockoutAuthSet {
+		t.Errorf("%+v, %v", state, err)
+	}
+	if err := known.ClosePlatform(); err != nil {
+		t.Fatal(err)
+	}
+	if err := known.DisableClear(tpm2.TPMRHPlatform); step.ClassOf(err) != step.Refused {
+		t.Errorf("the platform is not closed: %v", err)
+	}
+}
