@@ -6,7 +6,7 @@
 // the same bytes always get the same verdict. The order of use is
 //
 //	found, err := ek.Find(definedIndices, read)   // what the TPM holds
-//	entries, err := found.Usable()                // with keys that can be used, the preferred one first
+//	entry, err := found.Usable()                  // the one that decides
 //	trust, err := ek.LoadTrust(dirs...)           // what the operator trusts
 //	verdict, err := ek.Verify(entry.Certificate, ek.Options{Anchors: trust.Anchors,
 //		Intermediates: found.Chain, At: now})

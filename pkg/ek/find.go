@@ -27,13 +27,13 @@ type Entry struct {
 
 // Found is what a TPM holds.
 type Found struct {
-	Certificates []Entry             // one for each slot whose index is defined, in the order of Slots
+	Certificates []Entry             // the slots that were read, in the order of Slots; the last may be usable
 	Chain        []*x509.Certificate // from NV, untrusted, leaf's issuer usually first
 	ChainErr     error               // why the chain is incomplete, or nil; it need not matter, if anchors suffice
 }
 
-// Find reads the EK certificates and the certificate chain. defined are the NV indices that exist in the
-// TPM; others are not read. What is wrong with one slot is kept in its [Entry] and does not hide
+// Find reads the EK certificates, up to the first that can be used, and the certificate chain. defined are
+// the NV indices that exist in the TPM; others are not read. What is wrong with one slot is kept in its [Entry] and does not hide
 // another slot. A transient error of read is returned, with nothing found: to go on without the preferred
 // certificate would let a moment's trouble decide which key becomes the parent of the device's identity.
 func Find(defined []uint32, read ReadIndex) (*Found, error) {
@@ -46,7 +46,11 @@ func Find(defined []uint32, read ReadIndex) (*Found, error) {
 		if err != nil && !errors.Is(err, ErrUnreadable) {
 			return nil, fmt.Errorf("cannot read the EK certificate at 0x%08X: %w", slot.Certificate, err)
 		}
-		found.Certificates = append(found.Certificates, entry(slot, blob, err))
+		e := entry(slot, blob, err)
+		found.Certificates = append(found.Certificates, e)
+		if e.usable() {
+			break // the others are no better, and a chip on a slow bus takes its time for each
+		}
 	}
 
 	indices := slices.DeleteFunc(slices.Clone(defined), func(i uint32) bool { return i < ChainFirst || i > ChainLast })
@@ -93,29 +97,29 @@ func entry(slot Slot, blob []byte, err error) Entry {
 	return e
 }
 
-// Usable returns the entries without error whose kind of key is supported, the preferred one first.
+// usable says whether the slot holds a certificate of a key that can be used.
+func (e Entry) usable() bool { return e.Err == nil && e.Slot.Key.Supported() }
+
+// Usable returns the entry that decides: the preferred one without error whose kind of key is supported.
 // If there is none, the error is [ErrNotFound] (no slot holds anything), an [UnsupportedKeyError]
 // (there are good certificates, for other keys), or what is wrong with each slot, joined.
-func (f *Found) Usable() ([]Entry, error) {
-	var usable []Entry
+func (f *Found) Usable() (*Entry, error) {
 	var unsupported []KeyKind
 	var errs []error
-	for _, e := range f.Certificates {
+	for i, e := range f.Certificates {
 		switch {
+		case e.usable():
+			return &f.Certificates[i], nil
 		case e.Err != nil:
 			errs = append(errs, e.Err)
-		case !e.Slot.Key.Supported():
-			unsupported = append(unsupported, e.Slot.Key)
 		default:
-			usable = append(usable, e)
+			unsupported = append(unsupported, e.Slot.Key)
 		}
 	}
-	switch {
-	case len(usable) > 0:
-		return usable, nil
-	case len(f.Certificates) == 0:
+	if len(f.Certificates) == 0 {
 		return nil, ErrNotFound
-	case len(unsupported) > 0:
+	}
+	if len(unsupported) > 0 {
 		errs = append(errs, &UnsupportedKeyError{Keys: unsupported})
 	}
 	return nil, errors.Join(errs...)

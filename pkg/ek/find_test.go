@@ -9,7 +9,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/tpm2cloud/tpm2cloud/pkg/ek"
 )
 
@@ -38,30 +37,30 @@ func TestFind(t *testing.T) {
 	tests := []struct {
 		name   string
 		nv     nv
-		usable []uint32         // indices of certificates
+		usable uint32           // index of the certificate
 		check  func(error) bool // of the error, if nothing is usable
 		chain  int
 		broken bool // the chain
 	}{
 		{name: "nothing", nv: nv{0x01C90000: junk}, check: is(ek.ErrNotFound)},
-		{name: "both in the low range", nv: nv{0x01C0000A: ecCert, 0x01C00002: rsaCert}, usable: []uint32{0x01C00002, 0x01C0000A}},
+		{name: "both in the low range, of which one is read", nv: nv{0x01C0000A: busy, 0x01C00002: rsaCert}, usable: 0x01C00002},
 		{name: "nonce and template are not read", nv: nv{0x01C0000A: ecCert, 0x01C00003: busy, 0x01C00004: busy, 0x01C0000B: busy, 0x01C0000C: busy},
-			usable: []uint32{0x01C0000A}},
+			usable: 0x01C0000A},
 		{name: "low range before high range", nv: nv{0x01C00012: rsaCert, 0x01C00014: ecCert, 0x01C0000A: ecCert},
-			usable: []uint32{0x01C0000A, 0x01C00012, 0x01C00014}},
-		{name: "malformed one does not hide a good one", nv: nv{0x01C00002: junk, 0x01C0000A: ecCert}, usable: []uint32{0x01C0000A}},
-		{name: "unreadable one does not hide a good one", nv: nv{0x01C00002: unreadable, 0x01C0000A: ecCert}, usable: []uint32{0x01C0000A}},
+			usable: 0x01C0000A},
+		{name: "malformed one does not hide a good one", nv: nv{0x01C00002: junk, 0x01C0000A: ecCert}, usable: 0x01C0000A},
+		{name: "unreadable one does not hide a good one", nv: nv{0x01C00002: unreadable, 0x01C0000A: ecCert}, usable: 0x01C0000A},
 		{name: "unreadable", nv: nv{0x01C00002: unreadable}, check: is(ek.ErrUnreadable)},
 		{name: "malformed", nv: nv{0x01C00002: junk}, check: as[*ek.MalformedError]},
 		{name: "P-384 only", nv: nv{0x01C00016: p384Cert}, check: as[*ek.UnsupportedKeyError]},
 		{name: "P-384 and a malformed one", nv: nv{0x01C00016: p384Cert, 0x01C00002: junk}, check: as[*ek.MalformedError]},
-		{name: "P-384 beside RSA-2048", nv: nv{0x01C00016: p384Cert, 0x01C00002: rsaCert}, usable: []uint32{0x01C00002}},
+		{name: "P-384 beside RSA-2048", nv: nv{0x01C00016: p384Cert, 0x01C00002: rsaCert}, usable: 0x01C00002},
 		{name: "another key than the slot's", nv: nv{0x01C00002: ecCert}, check: as[*ek.SlotKeyError]},
-		{name: "chain", nv: nv{0x01C0000A: ecCert, 0x01C00101: root.Cert.Raw, 0x01C00100: ica.Cert.Raw}, usable: []uint32{0x01C0000A}, chain: 2},
-		{name: "chain cut over indices", nv: nv{0x01C0000A: ecCert, 0x01C001FF: ica.Cert.Raw[200:], 0x01C00100: ica.Cert.Raw[:200]}, usable: []uint32{0x01C0000A}, chain: 1},
-		{name: "beside the chain", nv: nv{0x01C0000A: ecCert, 0x01C000FF: busy, 0x01C00200: busy}, usable: []uint32{0x01C0000A}},
-		{name: "broken chain", nv: nv{0x01C0000A: ecCert, 0x01C00100: ica.Cert.Raw, 0x01C00101: junk}, usable: []uint32{0x01C0000A}, chain: 1, broken: true},
-		{name: "unreadable chain", nv: nv{0x01C0000A: ecCert, 0x01C00100: ica.Cert.Raw, 0x01C00101: unreadable}, usable: []uint32{0x01C0000A}, chain: 1, broken: true},
+		{name: "chain", nv: nv{0x01C0000A: ecCert, 0x01C00101: root.Cert.Raw, 0x01C00100: ica.Cert.Raw}, usable: 0x01C0000A, chain: 2},
+		{name: "chain cut over indices", nv: nv{0x01C0000A: ecCert, 0x01C001FF: ica.Cert.Raw[200:], 0x01C00100: ica.Cert.Raw[:200]}, usable: 0x01C0000A, chain: 1},
+		{name: "beside the chain", nv: nv{0x01C0000A: ecCert, 0x01C000FF: busy, 0x01C00200: busy}, usable: 0x01C0000A},
+		{name: "broken chain", nv: nv{0x01C0000A: ecCert, 0x01C00100: ica.Cert.Raw, 0x01C00101: junk}, usable: 0x01C0000A, chain: 1, broken: true},
+		{name: "unreadable chain", nv: nv{0x01C0000A: ecCert, 0x01C00100: ica.Cert.Raw, 0x01C00101: unreadable}, usable: 0x01C0000A, chain: 1, broken: true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -72,7 +71,7 @@ func TestFind(t *testing.T) {
 			if len(found.Chain) != test.chain || (found.ChainErr != nil) != test.broken {
 				t.Errorf("got a chain of %d certificates and error %v", len(found.Chain), found.ChainErr)
 			}
-			entries, err := found.Usable()
+			entry, err := found.Usable()
 			if test.check != nil {
 				if !test.check(err) {
 					t.Errorf("got another error: %v", err)
@@ -80,12 +79,8 @@ func TestFind(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			var got []uint32
-			for _, e := range entries {
-				got = append(got, e.Slot.Certificate)
-			}
-			if diff := cmp.Diff(test.usable, got); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
+			if entry == nil && test.usable != 0 || entry != nil && entry.Slot.Certificate != test.usable {
+				t.Errorf("got %+v, want 0x%08X", entry, test.usable)
 			}
 		})
 	}

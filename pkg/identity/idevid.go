@@ -24,9 +24,6 @@ import (
 // makeFirst is what to do about an IDevID that is not there.
 const makeFirst = "tpm2cloud-idevid makes it: run that first, or look at its result (tpm2cloud-idevid status)"
 
-// nvChunk is read at once: every TPM of the PC Client Profile takes it.
-const nvChunk = 768
-
 // ReadIDevID reads the certificate from NV, and the chain from disk where that
 // is of the same certificate.
 func ReadIDevID(t *tpm.TPM, dir *store.Dir) (*devid.Chain, error) {
@@ -37,7 +34,7 @@ func ReadIDevID(t *tpm.TPM, dir *store.Dir) (*devid.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := t.Read(index, nvChunk)
+	data, err := t.Read(index)
 	if errors.Is(err, tpm2.TPMRCNVUninitialized) {
 		return nil, step.As(step.Refused, makeFirst, fmt.Errorf("there is no IDevID certificate: %w", err))
 	}

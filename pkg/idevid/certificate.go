@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -57,6 +58,9 @@ type content struct {
 }
 
 func (p *Program) readContent() (*content, error) {
+	if !slices.Contains(p.vendor.indices, tpm.IndexIDevID) {
+		return nil, fmt.Errorf("cannot read the NV index %#x: %w", uint32(tpm.IndexIDevID), tpm.ErrNotFound)
+	}
 	index, err := p.tpm.Index(tpm.IndexIDevID)
 	if err != nil {
 		return nil, err
@@ -68,11 +72,7 @@ func (p *Program) readContent() (*content, error) {
 	if !index.Attributes.Written {
 		return c, nil
 	}
-	properties, err := p.readProperties()
-	if err != nil {
-		return nil, err
-	}
-	if c.data, err = p.tpm.Read(index, properties.NVBufferMax); err != nil {
+	if c.data, err = p.tpm.Read(index); err != nil {
 		return nil, err
 	}
 	if c.cert, err = x509.ParseCertificate(c.data); err == nil {
@@ -219,14 +219,6 @@ func (p *Program) subject() (pkix.Name, error) {
 // write puts the certificate into the index, which is defined first, and anew
 // where its size is another one.
 func (p *Program) write(c *content, der []byte) error {
-	properties, err := p.readProperties()
-	if err != nil {
-		return err
-	}
-	if properties.NVIndexMax > 0 && len(der) > properties.NVIndexMax {
-		return step.As(step.Refused, "ask the CA for a smaller certificate, or use key = \"ecc-p256\"",
-			fmt.Errorf("cannot keep the IDevID certificate in NV: it has %d bytes, an index of this TPM %d", len(der), properties.NVIndexMax))
-	}
 	hierarchy, attributes := p.storage()
 	if c != nil && int(c.index.DataSize) != len(der) {
 		if err := p.tpm.Undefine(hierarchy, c.index); err != nil {
@@ -238,15 +230,21 @@ func (p *Program) write(c *content, der []byte) error {
 	if c != nil {
 		index = c.index
 	} else {
+		// Said before it is done: the answer may be lost.
+		p.vendor.indices = append(p.vendor.indices, tpm.IndexIDevID)
 		if err := p.tpm.Define(hierarchy, tpm.IndexIDevID, attributes, len(der)); err != nil {
 			if hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused && !errors.Is(err, tpm2.TPMRCNVSpace) {
 				return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's")
 			}
+			if errors.Is(err, tpm2.TPMRCSize) {
+				return step.As(step.Refused, "the certificate is larger than an index of this TPM: ask the CA for a smaller one, or use key = \"ecc-p256\"", err)
+			}
 			return err
 		}
+		var err error
 		if index, err = tpm.NewIndex(tpm.IndexIDevID, attributes, len(der)); err != nil {
 			return err
 		}
 	}
-	return p.tpm.Write(hierarchy, index, der, properties.NVBufferMax)
+	return p.tpm.Write(hierarchy, index, der)
 }

@@ -46,10 +46,8 @@ type Program struct {
 	clock  clock.Clock
 	files  *store.Dir
 
-	// What the vendor put into NV and what the TPM is do not change in a run:
-	// they are read once.
-	vendor     *vendor
-	properties *tpm.Properties
+	// What the vendor put into NV does not change in a run: it is read once.
+	vendor *vendor
 
 	ek     *tpm.Key // as ek-key saw it
 	proven bool     // the certified key is in this TPM
@@ -77,9 +75,10 @@ func (p *Program) Steps() []step.Step {
 
 // vendor is what the TPM's vendor left in NV.
 type vendor struct {
-	found *ek.Found
-	entry *ek.Entry // the certificate that decides; nil: none can be used
-	err   error     // why there is none
+	found   *ek.Found
+	indices []tpm2.TPMHandle // that are defined, the vendor's or not
+	entry   *ek.Entry        // the certificate that decides; nil: none can be used
+	err     error            // why there is none
 	// template and nonce of the entry's slot, where NV has them
 	template, nonce []byte
 }
@@ -88,10 +87,6 @@ type vendor struct {
 func (p *Program) readVendor() (*vendor, error) {
 	if p.vendor != nil {
 		return p.vendor, nil
-	}
-	properties, err := p.readProperties()
-	if err != nil {
-		return nil, err
 	}
 	indices, err := p.tpm.Indices()
 	if err != nil {
@@ -106,7 +101,7 @@ func (p *Program) readVendor() (*vendor, error) {
 		if err != nil {
 			return nil, err
 		}
-		data, err := p.tpm.Read(public, properties.NVBufferMax)
+		data, err := p.tpm.Read(public)
 		if err != nil && step.ClassOf(err) != step.Temporary {
 			err = fmt.Errorf("%w: %w", ek.ErrUnreadable, err)
 		}
@@ -116,12 +111,8 @@ func (p *Program) readVendor() (*vendor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the EK certificate: %w", err)
 	}
-	v := &vendor{found: found}
-	usable, err := found.Usable()
-	if err != nil {
-		v.err = err
-	} else {
-		v.entry = &usable[0]
+	v := &vendor{found: found, indices: indices}
+	if v.entry, v.err = found.Usable(); v.err == nil {
 		for _, beside := range []struct {
 			index uint32
 			data  *[]byte
@@ -136,15 +127,4 @@ func (p *Program) readVendor() (*vendor, error) {
 	}
 	p.vendor = v
 	return v, nil
-}
-
-func (p *Program) readProperties() (*tpm.Properties, error) {
-	if p.properties == nil {
-		properties, err := p.tpm.Properties()
-		if err != nil {
-			return nil, err
-		}
-		p.properties = &properties
-	}
-	return p.properties, nil
 }

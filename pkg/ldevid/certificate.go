@@ -125,8 +125,12 @@ func (p *Program) tlsIdentity() (*tls.Certificate, error) {
 
 // request signs the CSR through the token.
 func (p *Program) request(subject pkix.Name) (csr []byte, err error) {
-	err = p.library(func(m *token.Module, _, user string) error {
-		signer, err := m.Signer(p.cfg.LDevID.Token.Label, user, p.cfg.LDevID.Token.Key, p.pair.ID)
+	pin, err := p.pins.Read(fileUserPIN)
+	if err != nil {
+		return nil, err
+	}
+	err = p.library(func(m *token.Module) error {
+		signer, err := m.Signer(p.cfg.LDevID.Token.Label, string(pin), p.cfg.LDevID.Token.Key, p.pair.ID)
 		if err != nil {
 			return err
 		}

@@ -18,10 +18,12 @@ import (
 )
 
 // tokenStep makes the PKCS#11 token that other programs use the LDevID
-// through. The library makes it; then its two seal objects are replaced by
-// ones that no lockout of the TPM touches, because a power cut while one is in
-// use counts like a wrong PIN. The PINs are on disk before the library gets
-// them: a token whose PIN nobody knows is of no use to anybody.
+// through. The library makes it (C_InitToken); then both its seals, the SO's and
+// the user's, are ones of ours that no lockout of the TPM touches, because a
+// power cut while one of the library's is in use counts like a wrong PIN. For
+// the same reason C_InitPIN is not called: it uses one. The PINs are on disk
+// before anything is sealed with them: a token whose PIN nobody knows is of no
+// use to anybody.
 type tokenStep struct{ *Program }
 
 func (tokenStep) Name() string { return "token" }
@@ -163,8 +165,12 @@ func (s tokenStep) Act(_ context.Context, obs step.Observation) error {
 	}
 	t, err := s.readToken()
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, token.ErrNoToken) {
-		err = s.library(func(m *token.Module, so, user string) error {
-			return m.InitToken(s.cfg.LDevID.Token.Label, so, user)
+		err = s.library(func(m *token.Module) error {
+			so, err := s.pins.Read(fileSOPIN)
+			if err != nil {
+				return err
+			}
+			return m.InitToken(s.cfg.LDevID.Token.Label, string(so))
 		})
 		if err != nil {
 			return err
@@ -173,17 +179,6 @@ func (s tokenStep) Act(_ context.Context, obs step.Observation) error {
 	}
 	if err != nil {
 		return step.As(step.Refused, "", err)
-	}
-	if len(t.Seals.UserPublic) == 0 {
-		err := s.library(func(m *token.Module, so, user string) error {
-			return m.InitPIN(s.cfg.LDevID.Token.Label, so, user)
-		})
-		if err != nil {
-			return err
-		}
-		if t, err = s.readToken(); err != nil {
-			return err
-		}
 	}
 	s.token = t
 	if err := s.share(); err != nil {
@@ -210,15 +205,7 @@ func (p *Program) newPINs() error {
 
 // library does something with the PKCS#11 library. Nothing of ours is loaded
 // in the TPM meanwhile but one session: the library needs the other slots.
-func (p *Program) library(do func(m *token.Module, so, user string) error) (err error) {
-	so, err := p.pins.Read(fileSOPIN)
-	if err != nil {
-		return err
-	}
-	user, err := p.pins.Read(fileUserPIN)
-	if err != nil {
-		return err
-	}
+func (p *Program) library(do func(*token.Module) error) (err error) {
 	path, found := p.cfg.Module()
 	if !found {
 		return step.As(step.Unavailable, "install libtpm2-pkcs11-1, or name the library in [ldevid.token] module",
@@ -232,7 +219,7 @@ func (p *Program) library(do func(m *token.Module, so, user string) error) (err 
 		return step.As(step.Unavailable, "is libtpm2_pkcs11 there ([ldevid.token] module), and libtss2-tcti-device0?", err)
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	return do(m, string(so), string(user))
+	return do(m)
 }
 
 // share opens the store to the group of the token's users.
@@ -244,10 +231,8 @@ func (p *Program) share() error {
 	return nil
 }
 
-// reseal replaces both seals by ones that are not subject to the lockout: with
-// the same PINs, and the same wrapping key where a key in the token needs it.
-// A token without keys gets a wrapping key of ours, and nothing has to be
-// unsealed for it.
+// reseal puts ones of ours in the place of both seals. A token without keys gets a
+// new wrapping key; what wraps a key's value already is unsealed and kept.
 func (p *Program) reseal() error {
 	pin, err := p.pins.Read(fileUserPIN)
 	if err != nil {
@@ -266,26 +251,26 @@ func (p *Program) reseal() error {
 	if err != nil {
 		return err
 	}
+	old := p.token.Seals
+	fresh := old
 	if len(keys) > 0 {
 		err = p.unseal(string(pin))
 	} else {
-		p.secret.wrappingKey = newWrappingKey()
+		p.secret.wrappingKey, fresh.UserSalt = newWrappingKey(), newSalt()
 	}
 	if err != nil {
 		return err
 	}
-	old := p.token.Seals
-	fresh := old
 	for _, seal := range []struct {
 		public, private *[]byte
 		auth            []byte
 	}{
-		{&fresh.UserPublic, &fresh.UserPrivate, token.SealAuth(string(pin), old.UserSalt)},
-		{&fresh.SOPublic, &fresh.SOPrivate, token.SealAuth(string(so), old.SOSalt)},
+		{&fresh.UserPublic, &fresh.UserPrivate, token.SealAuth(string(pin), fresh.UserSalt)},
+		{&fresh.SOPublic, &fresh.SOPrivate, token.SealAuth(string(so), fresh.SOSalt)},
 	} {
 		blob, err := p.tpm.Seal(p.parent(), tpm.SealTemplate(), tpm.Sensitive{Auth: seal.auth, Data: p.secret.wrappingKey})
 		if err != nil {
-			return fmt.Errorf("cannot seal the token's key anew: %w", err)
+			return fmt.Errorf("cannot seal the token's key: %w", err)
 		}
 		*seal.public, *seal.private = blob.Public, blob.Private
 	}
@@ -299,6 +284,9 @@ func (p *Program) reseal() error {
 // newWrappingKey is 32 random bytes in hexadecimal digits, as the library makes
 // one.
 func newWrappingKey() []byte { return []byte(randomHex(32)) }
+
+// newSalt is as long as the library's.
+func newSalt() string { return randomHex(32) }
 
 // randomHex is n random bytes in hexadecimal digits.
 func randomHex(n int) string {

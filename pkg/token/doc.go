@@ -4,7 +4,7 @@
 //
 // It has three parts, which don't know each other:
 //
-//   - [Module] is libtpm2_pkcs11 itself: it makes a token, sets and checks PINs,
+//   - [Module] is libtpm2_pkcs11 itself: it makes a token,
 //     and signs through it ([Signer]) as Azure's aziot-keyd will.
 //   - [Store] is the library's SQLite file: it reads tokens and keys, and writes
 //     what the library has no function for.
@@ -16,9 +16,8 @@
 //	Recover(dir)                      mend what an earlier cut left
 //	Open, Module.InitToken, Close     the storage key is at 0x81000001, both PINs are saved
 //	OpenStore, Store.Token            seals and storage key; Primary.Check
-//	    TPM2_Load, TPM2_Unseal        user seal with SealAuth(PIN, salt) -> wrapping key
-//	    TPM2_Create, twice            seals of the same key and auth values with noDA
-//	Store.ReplaceSeals
+//	    TPM2_Create, twice            seals of a wrapping key with SealAuth(PIN, salt) and noDA
+//	Store.ReplaceSeals                a token with keys keeps its wrapping key: unseal it first
 //	    TPM2_Create                   the key, with a random auth value
 //	WrapAuth, Store.AddKey            on disk before the key is made persistent
 //	Open, Module.Signer, Sign         the self-test

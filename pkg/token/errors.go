@@ -42,9 +42,9 @@ var (
 	// ErrPINLocked: CKR_PIN_LOCKED, the TPM's lockout as the library sees it.
 	ErrPINLocked = errors.New("PIN locked")
 
-	// ErrPINNotInitialized: CKR_USER_PIN_NOT_INITIALIZED. The token's making was cut
-	// between C_InitToken and C_InitPIN: [Module.InitPIN] goes on from there. Only a
-	// login tells: the library always sets CKF_USER_PIN_INITIALIZED.
+	// ErrPINNotInitialized: CKR_USER_PIN_NOT_INITIALIZED. The token has no user's seal
+	// yet: [Store.ReplaceSeals] writes it. Only a login tells: the library always sets
+	// CKF_USER_PIN_INITIALIZED.
 	ErrPINNotInitialized = errors.New("user PIN not set")
 )
 

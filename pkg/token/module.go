@@ -135,25 +135,24 @@ func (m *Module) unload() {
 	process.Unlock()
 }
 
-// InitToken makes a token with both PINs, and the store if there is none: C_InitToken
-// on the slot without a token, then [Module.InitPIN]. It needs the storage key at
-// 0x81000001 to be there: the library takes it (or the store's first, see
-// [Store.Primaries]), and where there is none makes one without noDA.
+// InitToken makes a token with an SO PIN, and the store if there is none
+// (C_InitToken). It needs the storage key at 0x81000001 to be there: the library
+// takes it (or the store's first, see [Store.Primaries]), and where there is none makes
+// one without noDA.
 //
-// A token of that label is [ErrTokenExists]. After an interruption between the two
-// steps the token is there and logging in as its user is [ErrPINNotInitialized]: go on
-// with InitPIN. Save both PINs before.
-func (m *Module) InitToken(label, soPIN, userPIN string) error {
+// There is no C_InitPIN: the user's seal is written by [Store.ReplaceSeals], with the
+// SO's. The library would make it with dictionary-attack protection, unseal the SO's
+// for that, and so leave a failed authorization behind if the power is cut in this boot.
+//
+// A token of that label is [ErrTokenExists].
+func (m *Module) InitToken(label, soPIN string) error {
 	if err := checkLabel(label); err != nil {
 		return fmt.Errorf("cannot make token %q: %w", label, err)
 	}
-	if soPIN == "" || userPIN == "" {
-		return fmt.Errorf("cannot make token %q: a PIN is empty", label)
+	if soPIN == "" {
+		return fmt.Errorf("cannot make token %q: the PIN is empty", label)
 	}
-	if err := m.initToken(label, soPIN); err != nil {
-		return err
-	}
-	return m.InitPIN(label, soPIN, userPIN)
+	return m.initToken(label, soPIN)
 }
 
 // checkLabel: 32 bytes is what PKCS#11 has, blanks pad it, and keyd compares it
@@ -187,36 +186,6 @@ func (m *Module) initToken(label, soPIN string) error {
 		return fmt.Errorf("cannot %s: the store is full", op) // 255 tokens
 	}
 	return wrap(op, m.ctx.InitToken(free.id, soPIN, label))
-}
-
-// InitPIN sets the user's PIN of a token as its SO. It makes a new seal object, with
-// dictionary-attack protection; see [Store.ReplaceSeals].
-func (m *Module) InitPIN(label, soPIN, userPIN string) error {
-	if userPIN == "" {
-		return fmt.Errorf("cannot set the user PIN of token %q: it is empty", label)
-	}
-	return m.session(label, pkcs11.CKU_SO, soPIN, func(sh pkcs11.SessionHandle) error {
-		return wrap(fmt.Sprintf("set the user PIN of token %q", label), m.ctx.InitPIN(sh, userPIN))
-	})
-}
-
-// CheckPIN logs in as the user of a token and out again: once, because a wrong PIN can
-// count against the TPM. Errors: [ErrNoToken], [ErrPINIncorrect], [ErrPINLocked],
-// [ErrPINNotInitialized].
-func (m *Module) CheckPIN(label, userPIN string) error {
-	return m.session(label, pkcs11.CKU_USER, userPIN, func(pkcs11.SessionHandle) error { return nil })
-}
-
-// session runs f in a session of its own, logged in.
-func (m *Module) session(label string, user uint, pin string, f func(pkcs11.SessionHandle) error) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	id, sh, err := m.login(label, user, pin)
-	if err != nil {
-		return err
-	}
-	err = f(sh)
-	return errors.Join(err, m.logout(id, sh))
 }
 
 // login opens a session and logs in. PKCS#11 knows one login for all sessions of a

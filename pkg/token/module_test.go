@@ -81,7 +81,7 @@ func (d *device) open(mode Mode) *Store {
 func (d *device) initToken() {
 	d.t.Helper()
 	d.do(func(m *Module) {
-		if err := m.InitToken(label, soPIN, userPIN); err != nil {
+		if err := m.makeToken(label, soPIN, userPIN); err != nil {
 			d.t.Fatal(err)
 		}
 	})
@@ -276,7 +276,7 @@ func TestModule(t *testing.T) {
 	if err := m.CheckPIN(label, userPIN); !errors.Is(err, ErrPINNotInitialized) {
 		t.Errorf("CheckPIN before InitPIN: %v", err)
 	}
-	if err := m.InitToken(label, soPIN, userPIN); !errors.Is(err, ErrTokenExists) {
+	if err := m.makeToken(label, soPIN, userPIN); !errors.Is(err, ErrTokenExists) {
 		t.Errorf("InitToken again: %v", err)
 	}
 	d.count("InitPIN", func() {
@@ -299,7 +299,7 @@ func TestModule(t *testing.T) {
 	if err := m.CheckPIN(label, userPIN); err != nil {
 		t.Errorf("right PIN after a wrong one: %v", err)
 	}
-	if err := m.InitToken("second", soPIN, userPIN); err != nil {
+	if err := m.makeToken("second", soPIN, userPIN); err != nil {
 		t.Errorf("second token: %v", err)
 	}
 	if err := m.CheckPIN(label, userPIN); err != nil {

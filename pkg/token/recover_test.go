@@ -122,7 +122,7 @@ func ensure(o Options) error {
 	err = m.CheckPIN(label, userPIN)
 	switch {
 	case errors.Is(err, ErrNoToken):
-		return m.InitToken(label, soPIN, userPIN)
+		return m.makeToken(label, soPIN, userPIN)
 	case errors.Is(err, ErrPINNotInitialized):
 		return m.InitPIN(label, soPIN, userPIN)
 	}

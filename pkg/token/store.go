@@ -47,7 +47,7 @@ type Token struct {
 
 // Seals are the two TPM objects that hold the wrapping key, one for each PIN:
 // marshalled TPM2B_PUBLIC and TPM2B_PRIVATE, and the salt that [SealAuth] takes. The
-// user's three are empty until C_InitPIN.
+// user's three are empty after C_InitToken.
 type Seals struct {
 	UserPublic, UserPrivate []byte
 	UserSalt                string

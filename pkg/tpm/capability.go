@@ -1,20 +1,10 @@
 package tpm
 
 import (
-	"strings"
-
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
-
-// Properties are what a TPM is.
-type Properties struct {
-	Manufacturer string // four letters, as the TCG's vendor registry has them
-	Firmware     [2]uint32
-	NVIndexMax   int // largest index, in bytes
-	NVBufferMax  int // largest single read or write, in bytes
-}
 
 // State is how a TPM stands.
 type State struct {
@@ -30,29 +20,6 @@ const (
 	permanentDisableClear   = 1 << 8
 	startupPhEnable         = 1 << 0
 )
-
-// smallestNVBuffer is assumed of a TPM that does not say.
-const smallestNVBuffer = 64
-
-// Properties reads what the TPM is.
-func (t *TPM) Properties() (Properties, error) {
-	p := Properties{NVBufferMax: smallestNVBuffer}
-	err := t.properties(tpm2.TPMPTFamilyIndicator, func(property tpm2.TPMPT, v uint32) {
-		switch property {
-		case tpm2.TPMPTManufacturer:
-			p.Manufacturer = strings.TrimRight(string([]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), "\x00 ")
-		case tpm2.TPMPTFirmwareVersion1:
-			p.Firmware[0] = v
-		case tpm2.TPMPTFirmwareVersion2:
-			p.Firmware[1] = v
-		case tpm2.TPMPTNVIndexMax:
-			p.NVIndexMax = int(v)
-		case tpm2.TPMPTNVBufferMax:
-			p.NVBufferMax = int(v)
-		}
-	})
-	return p, err
-}
 
 // State reads how the TPM stands.
 func (t *TPM) State() (State, error) {

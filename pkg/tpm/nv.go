@@ -52,10 +52,24 @@ func (t *TPM) reader(i *Index) (tpm2.AuthHandle, error) {
 	return index, step.Fail(step.Refused, "cannot read the NV index %#x: its attributes let nobody read it without a policy", uint32(i.NVIndex))
 }
 
+// largestPiece is what is read or written at once where the TPM takes it, in
+// bytes. A TPM whose buffer is smaller (TPM_PT_NV_BUFFER_MAX; the PC Client
+// Profile wants 512) says so, and gets half as much: on most that saves asking.
+const largestPiece = 1024
+
+// smaller says whether an error is a TPM's refusal of a piece, and halves it.
+func smaller(err error, piece *int) bool {
+	if *piece <= 64 || !errors.Is(err, tpm2.TPMRCValue) && !errors.Is(err, tpm2.TPMRCSize) {
+		return false
+	}
+	*piece /= 2
+	return true
+}
+
 // Read reads an index whole.
-func (t *TPM) Read(i *Index, bufferMax int) ([]byte, error) {
+func (t *TPM) Read(i *Index) ([]byte, error) {
 	data := make([]byte, 0, i.DataSize)
-	for len(data) < int(i.DataSize) {
+	for piece := largestPiece; len(data) < int(i.DataSize); {
 		by, err := t.reader(i)
 		if err != nil {
 			return nil, err
@@ -63,14 +77,17 @@ func (t *TPM) Read(i *Index, bufferMax int) ([]byte, error) {
 		rsp, err := tpm2.NVRead{
 			AuthHandle: by,
 			NVIndex:    i.named(),
-			Size:       uint16(min(bufferMax, int(i.DataSize)-len(data))),
+			Size:       uint16(min(piece, int(i.DataSize)-len(data))),
 			Offset:     uint16(len(data)),
 		}.Execute(t.transport)
+		if smaller(err, &piece) {
+			continue
+		}
 		if err != nil {
 			return nil, fail(err, "read the NV index %#x", uint32(i.NVIndex))
 		}
-		if len(rsp.Data.Buffer) == 0 {
-			return nil, step.Fail(step.Refused, "cannot read the NV index %#x: the TPM gave nothing at offset %d of %d", uint32(i.NVIndex), len(data), i.DataSize)
+		if len(rsp.Data.Buffer) == 0 || len(rsp.Data.Buffer) > piece {
+			return nil, step.Fail(step.Refused, "cannot read the NV index %#x: the TPM gave %d bytes at offset %d of %d", uint32(i.NVIndex), len(rsp.Data.Buffer), len(data), i.DataSize)
 		}
 		data = append(data, rsp.Data.Buffer...)
 	}
@@ -100,15 +117,18 @@ func (t *TPM) Undefine(hierarchy tpm2.TPMHandle, i *Index) error {
 
 // Write writes an index whole, in as many pieces as the TPM wants. A power cut
 // leaves some of them: the caller reads the index back.
-func (t *TPM) Write(hierarchy tpm2.TPMHandle, i *Index, data []byte, bufferMax int) error {
-	for done := 0; done < len(data); {
-		n := min(bufferMax, len(data)-done)
+func (t *TPM) Write(hierarchy tpm2.TPMHandle, i *Index, data []byte) error {
+	for done, piece := 0, largestPiece; done < len(data); {
+		n := min(piece, len(data)-done)
 		_, err := tpm2.NVWrite{
 			AuthHandle: t.hierarchy(hierarchy),
 			NVIndex:    i.named(),
 			Data:       tpm2.TPM2BMaxNVBuffer{Buffer: data[done : done+n]},
 			Offset:     uint16(done),
 		}.Execute(t.transport)
+		if smaller(err, &piece) {
+			continue
+		}
 		if err != nil {
 			return fail(err, "write the NV index %#x", uint32(i.NVIndex))
 		}

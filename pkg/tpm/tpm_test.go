@@ -307,7 +307,7 @@ func TestBusy(t *testing.T) {
 			}
 			return answer
 		}}, Secrets{})
-		if _, err := tpm.Properties(); err != nil {
+		if _, err := tpm.State(); err != nil {
 			t.Errorf("%v: %v", rc, err)
 		}
 		tpm.Close()
@@ -317,7 +317,8 @@ func TestBusy(t *testing.T) {
 // An NV index in pieces, with the reader that its attributes allow.
 func TestNV(t *testing.T) {
 	t.Parallel()
-	tpm := New(tpmkit.Start(t).Open(t), Secrets{})
+	// A TPM with a buffer of 700 bytes.
+	tpm := New(smallBuffer{tpmkit.Start(t).Open(t)}, Secrets{})
 	defer tpm.Close()
 	const index = tpm2.TPMHandle(0x01800001)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 100)
@@ -333,14 +334,14 @@ func TestNV(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := tpm.Write(tpm2.TPMRHOwner, fresh, data, 700); err != nil {
+		if err := tpm.Write(tpm2.TPMRHOwner, fresh, data); err != nil {
 			t.Fatal(err)
 		}
 		i, err := tpm.Index(index)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := tpm.Read(i, 300); err != nil || !bytes.Equal(got, data) {
+		if got, err := tpm.Read(i); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%+v: read %d bytes, %v", attributes, len(got), err)
 		}
 		if err := tpm.Undefine(tpm2.TPMRHOwner, i); err != nil {
@@ -388,4 +389,19 @@ func TestRaw(t *testing.T) {
 	if err := known.DisableClear(tpm2.TPMRHPlatform); step.ClassOf(err) != step.Refused {
 		t.Errorf("the platform is not closed: %v", err)
 	}
+}
+
+// smallBuffer is a TPM whose NV buffer is smaller than swtpm's.
+type smallBuffer struct {
+	next interface{ Send([]byte) ([]byte, error) }
+}
+
+func (s smallBuffer) Send(command []byte) ([]byte, error) {
+	switch code, tail := fault.Code(command), command[len(command)-4:]; {
+	case code == tpm2.TPMCCNVRead && binary.BigEndian.Uint16(tail) > 700:
+		return fault.Failure(0x1c4), nil // TPM_RC_VALUE, parameter 1
+	case code == tpm2.TPMCCNVWrite && len(command) > 700+50:
+		return fault.Failure(0x1d5), nil // TPM_RC_SIZE, parameter 1
+	}
+	return s.next.Send(command)
 }
