@@ -2,6 +2,8 @@ module github.com/tpm2cloud/tpm2cloud/cmd/tpm2cloud-lab
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	github.com/globalsign/est v1.0.6
 	github.com/miekg/pkcs11 v1.1.2

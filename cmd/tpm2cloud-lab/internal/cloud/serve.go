@@ -3,13 +3,16 @@ package cloud
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -71,6 +74,7 @@ func Serve(ctx context.Context, o Options, ready func(path string)) error {
 
 	// One of an earlier run would lead a client astray until this run listens.
 	path := filepath.Join(dir, "lab.json")
+	before := addressesBefore(path)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot serve: %w", err)
 	}
@@ -85,7 +89,7 @@ func Serve(ctx context.Context, o Options, ready func(path string)) error {
 		return err
 	}
 
-	ls := &listeners{ctx: ctx, log: log}
+	ls := &listeners{ctx: ctx, before: before, log: log}
 	defer ls.stop()
 	estAt := func(name, address string, cert tls.Certificate) string {
 		return "https://" + ls.serve(name, address, &cert, est.handler(name)) + "/.well-known/est"
@@ -126,9 +130,40 @@ func Serve(ctx context.Context, o Options, ready func(path string)) error {
 	return nil
 }
 
+// addressesBefore are those of the lab.json of an earlier run, by the listeners' names: a lab that
+// comes back where it was leaves the configuration of its clients valid.
+func addressesBefore(path string) map[string]string {
+	data, err := os.ReadFile(path)
+	var d Description
+	if err != nil || json.Unmarshal(data, &d) != nil {
+		return nil
+	}
+	addresses := make(map[string]string)
+	for name, at := range map[string]string{
+		"est": d.ESTURL, "expired": d.ESTURLExpired, "wrong-host": d.ESTURLWrongHost, "untrusted": d.ESTURLUntrusted,
+		"dps": d.DPSURL, "hub": d.HubURL, "control": d.ControlURL, "proxy": d.ProxyURL,
+	} {
+		if u, err := url.Parse(at); err == nil {
+			addresses[name] = u.Host
+		}
+	}
+	return addresses
+}
+
+// listen takes the address of an earlier run where any port will do and that one is free.
+func (l *listeners) listen(name, address string) (net.Listener, error) {
+	if before := l.before[name]; isLoopback(before) && strings.HasSuffix(address, ":0") {
+		if listener, err := net.Listen("tcp", before); err == nil {
+			return listener, nil
+		}
+	}
+	return net.Listen("tcp", address)
+}
+
 // listeners are the HTTP servers of a lab. After a first error, serve does nothing more.
 type listeners struct {
 	ctx     context.Context
+	before  map[string]string // addresses of an earlier run, by name
 	log     *eventLog
 	servers []*http.Server
 	err     error
@@ -139,7 +174,7 @@ func (l *listeners) serve(name, address string, cert *tls.Certificate, handler h
 	if l.err != nil {
 		return ""
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := l.listen(name, address)
 	if err != nil {
 		l.err = fmt.Errorf("cannot serve %s: %w", name, err)
 		return ""

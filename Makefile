@@ -1,0 +1,81 @@
+# Everything that is built lies in build/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+GO ?= go
+# Debian's libsqlite3 is linked, not a copy of it; names and users are looked
+# up by Go itself, so that nothing else of the C library is needed.
+TAGS := libsqlite3,netgo,osusergo
+# When the source was changed: programs judge no certificate at an earlier time
+# (pkg/clock), and two builds of one source are the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+LDFLAGS := -s -w -buildid= -X github.com/tpm2cloud/tpm2cloud/pkg/clock.built=$(SOURCE_DATE_EPOCH)
+BUILD := $(GO) build -trimpath -tags $(TAGS) -ldflags "$(LDFLAGS)"
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps build ## the whole way of a device, on a software TPM and a local cloud; evidence in build/demo
+	@scripts/demo
+
+.PHONY: test
+test: deps ## all tests of all modules; installs what they need first
+	@scripts/test $(TESTFLAGS)
+
+.PHONY: test-race
+test-race: deps ## the tests with the race detector, which takes four times as long
+	@scripts/test -race $(TESTFLAGS)
+
+.PHONY: test-armhf
+test-armhf: ## the demo with programs for armhf under qemu-arm; fetches Debian's libraries for armhf
+	@scripts/deps armhf
+	@$(MAKE) --no-print-directory build build-armhf
+	@sysroot=$$(scripts/sysroot armhf); qemu=$$(command -v qemu-arm-static || command -v qemu-arm); \
+	rm -rf build/demo-armhf; \
+	scripts/demo --dir build/demo-armhf --bin build/armhf --sysroot "$$sysroot" --runner "$$qemu -L $$sysroot"
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, shellcheck, the import rules
+	@scripts/deps lint
+	@scripts/lint
+
+# Where no file of the C library is needed the programs are static.
+.PHONY: build
+build: ## the programs, in build/bin
+	@echo "building build/bin"
+	@CGO_ENABLED=0 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg
+	@CGO_ENABLED=1 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-ldevid
+	@cd cmd/tpm2cloud-lab && CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/bin/ .
+
+# Debian's armhf is ARMv7 with floating point. The laboratory is built as well,
+# because its agent stands for one on the device, and loads the same library.
+.PHONY: build-armhf
+build-armhf: ## the programs for armhf, in build/armhf
+	@echo "building build/armhf"
+	@sysroot=$$(scripts/sysroot armhf); \
+	export GOARCH=arm GOARM=7 CC="arm-linux-gnueabihf-gcc --sysroot=$$sysroot"; \
+	CGO_ENABLED=0 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg; \
+	CGO_ENABLED=1 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-ldevid; \
+	cd cmd/tpm2cloud-lab; CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/armhf/ .
+
+.PHONY: bench
+bench: ## what a device's identities take, beside the way of the reference scripts (BENCHFLAGS="-n 5")
+	@scripts/deps bench
+	@$(MAKE) --no-print-directory build
+	@$(GO) run -tags $(TAGS) ./scripts/bench $(BENCHFLAGS)
+
+.PHONY: deps
+deps: ## install the packages of Debian that are missing; "make test" and "make demo" do it too
+	@scripts/deps
+
+.PHONY: clean
+clean: ## remove build/
+	@# Directories of a module cache and the like may be read-only.
+	@[ ! -d build ] || chmod -R u+w build
+	rm -rf build
