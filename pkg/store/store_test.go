@@ -1,0 +1,146 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+func dir(t *testing.T) *Dir {
+	t.Helper()
+	d := Open(filepath.Join(t.TempDir(), "a/b"), 0o750)
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// Looking makes nothing; the first Write makes the directory.
+func TestLazy(t *testing.T) {
+	d := dir(t)
+	if _, err := d.Read("x"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("reading: %v", err)
+	}
+	if d.Has("x") || d.Same("x", nil, 0o600) {
+		t.Error("there is something in a directory that is not there")
+	}
+	if err := d.Remove("x"); err != nil {
+		t.Errorf("removing: %v", err)
+	}
+	if _, err := os.Stat(filepath.Dir(d.Name())); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("a look has made the directory: %v", err)
+	}
+	if err := d.Write("x", []byte("1"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(d.Name())
+	if err != nil || info.Mode().Perm() != 0o750 {
+		t.Errorf("the directory: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	d := dir(t)
+	// The mode is exactly the one given, whatever the umask; not parallel.
+	defer syscall.Umask(syscall.Umask(0o077))
+	for _, data := range []string{"one", "another one", ""} {
+		if err := d.Write("x", []byte(data), 0o664); err != nil {
+			t.Fatal(err)
+		}
+		got, err := d.Read("x")
+		if err != nil || string(got) != data {
+			t.Errorf("%q, %v; want %q", got, err, data)
+		}
+		if !d.Same("x", []byte(data), 0o664) || d.Same("x", []byte(data), 0o600) || d.Same("x", []byte("else"), 0o664) {
+			t.Error("Same does not tell")
+		}
+	}
+	if entries, err := os.ReadDir(d.Name()); err != nil || len(entries) != 1 {
+		t.Errorf("left over: %v, %v", entries, err)
+	}
+}
+
+// A write that fails leaves the old file, and nothing beside it.
+func TestWriteFails(t *testing.T) {
+	d := dir(t)
+	if err := d.Write("x", []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write("missing/x", nil, 0o600); err == nil {
+		t.Error("a file was written into a directory that is not there")
+	}
+	if got, err := d.Read("x"); err != nil || string(got) != "old" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if entries, err := os.ReadDir(d.Name()); err != nil || len(entries) != 1 {
+		t.Errorf("left over: %v, %v", entries, err)
+	}
+}
+
+// Links and directories in a file's place are a trap, and lead nowhere.
+func TestTraps(t *testing.T) {
+	d := dir(t)
+	if err := d.Create(); err != nil {
+		t.Fatal(err)
+	}
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte("untouched"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{"absolute": outside, "relative": "../../outside"} {
+		if err := os.Symlink(target, d.Path(name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Write(name, []byte("x"), 0o600); err == nil {
+			t.Errorf("%s: a link was written over", name)
+		}
+		if data, err := d.Read(name); err == nil {
+			t.Errorf("%s: %q was read through a link", name, data)
+		}
+		if _, err := d.TryLock(name); err == nil {
+			t.Errorf("%s: a link was locked", name)
+		}
+	}
+	if err := os.Mkdir(d.Path("dir"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write("dir", nil, 0o600); err == nil {
+		t.Error("a directory was written over")
+	}
+	if _, err := d.Read("dir"); err == nil {
+		t.Error("a directory was read")
+	}
+	if err := d.Write("../escaped", nil, 0o600); err == nil {
+		t.Error("a file was written outside")
+	}
+	if data, err := os.ReadFile(outside); err != nil || string(data) != "untouched" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if err := d.Write("large", bytes.Repeat([]byte("x"), maxFile+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Read("large"); err == nil {
+		t.Error("a file of any size was read")
+	}
+}
+
+func TestLock(t *testing.T) {
+	d := dir(t)
+	lock, err := d.TryLock("lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.TryLock("lock"); !errors.Is(err, ErrLocked) {
+		t.Errorf("locked twice: %v", err)
+	}
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := d.TryLock("lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Unlock()
+}
