@@ -90,11 +90,12 @@ func (t tb) Fatal(args ...any)         { t.ts.Fatalf("%s", fmt.Sprint(args...)) 
 func (t tb) Fatalf(f string, a ...any) { t.ts.Fatalf(f, a...) }
 func (t tb) Cleanup(f func())          { t.ts.Defer(f) }
 
-// tpm [rsa|ecc|high-rsa|high-ecc|none|malformed] [-unknown] [-other] [-padded]
+// tpm [rsa|ecc|high-rsa|high-ecc|none|malformed] [-unknown] [-other] [-padded] [-chain]
 // starts a TPM as its vendor delivers it: with a certificate for its RSA
 // (default) or P-256 key in the low or high range of the indices, with none, or
 // with rubbish in its place. The vendor's root is trusted, except with
-// -unknown; with -other the certificate is another TPM's.
+// -unknown; with -other the certificate is another TPM's, with -chain it is by
+// an intermediate CA whose certificate is in NV too.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	w, t := theWorld(ts), tb{ts: ts}
 	w.tpm = tpmkit.Start(t)
@@ -135,6 +136,10 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 		public = tpmkit.EK(t, other.Open(t), template)
 	} else {
 		public = tpmkit.EK(t, device, template)
+	}
+	if slices.Contains(args, "-chain") {
+		vendor = vendor.Intermediate(t)
+		tpmkit.PutNV(t, device, tpmkit.CertificateChain, vendor.Root.Raw)
 	}
 	certificate := vendor.Certify(t, public, nil)
 	if slices.Contains(args, "-padded") {

@@ -24,6 +24,7 @@ const (
 // State reads how the TPM stands.
 func (t *TPM) State() (State, error) {
 	var s State
+	seen := 0
 	err := t.properties(tpm2.TPMPTPermanent, func(property tpm2.TPMPT, v uint32) {
 		switch property {
 		case tpm2.TPMPTLockoutCounter:
@@ -33,10 +34,15 @@ func (t *TPM) State() (State, error) {
 		case tpm2.TPMPTPermanent:
 			s.LockoutAuthSet = v&permanentLockoutAuthSet != 0
 			s.ClearDisabled = v&permanentDisableClear != 0
+			seen++
 		case tpm2.TPMPTStartupClear:
 			s.PlatformEnabled = v&startupPhEnable != 0
+			seen++
 		}
 	})
+	if err == nil && seen < 2 {
+		err = step.Fail(step.Refused, "cannot read the state of the TPM: it does not tell it")
+	}
 	return s, err
 }
 

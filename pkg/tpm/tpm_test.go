@@ -405,3 +405,62 @@ func (s smallBuffer) Send(command []byte) ([]byte, error) {
 	}
 	return s.next.Send(command)
 }
+
+// What a TPM answers decides how a run goes on.
+func TestClasses(t *testing.T) {
+	t.Parallel()
+	software := tpmkit.Start(t).Open(t)
+	for rc, class := range map[tpm2.TPMRC]step.Class{
+		tpm2.TPMRCCurve + 0x240:   step.Refused, // no P-256; parameter 2
+		tpm2.TPMRCHierarchy:       step.Refused,
+		tpm2.TPMRCBadAuth + 0x800: step.Refused, // session 1
+		tpm2.TPMRCNVSpace:         step.Refused,
+		tpm2.TPMRCLockout:         step.Temporary,
+		tpm2.TPMRCObjectMemory:    step.Temporary,
+		tpm2.TPMRCSessionMemory:   step.Temporary,
+		tpm2.TPMRCFailure:         step.Unavailable,
+		tpm2.TPMRCInitialize:      step.Refused,
+	} {
+		spoiled := false
+		tpm := New(fault.Tap{TPM: software, Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+			if code == tpm2.TPMCCCreatePrimary && !spoiled {
+				spoiled = true
+				return fault.Failure(rc)
+			}
+			return answer
+		}}, Secrets{})
+		_, err := tpm.CreatePrimary(tpm2.TPMRHOwner, SRKTemplate)
+		if step.ClassOf(err) != class || err == nil {
+			t.Errorf("%v: class %d, want %d (%v)", rc, step.ClassOf(err), class, err)
+		}
+		if class == step.Refused && step.HintOf(err) == "" {
+			t.Errorf("%v: no hint", rc)
+		}
+	}
+}
+
+// A short, long or empty answer is an error, and no panic.
+func TestTruncatedAnswers(t *testing.T) {
+	t.Parallel()
+	software := tpmkit.Start(t).Open(t)
+	whole := New(software, Secrets{})
+	storage(t, whole)
+	for n := range 80 {
+		for _, fill := range []int{0, 5} {
+			tpm := New(fault.Tap{TPM: software, Answer: func(_ tpm2.TPMCC, _, answer []byte) []byte {
+				return append(answer[:min(n, len(answer)-1)], make([]byte, fill)...)
+			}}, Secrets{})
+			if _, err := tpm.ReadPublic(HandleSRK); err == nil {
+				t.Errorf("%d bytes of a public area and %d others were taken", n, fill)
+			}
+			if err := tpm.ResetLockout(); err == nil && n < 10 {
+				t.Errorf("%d bytes of an answer were taken", n)
+			}
+			if _, err := tpm.State(); err == nil {
+				t.Errorf("%d bytes of the properties were taken", n)
+			}
+			_, _ = tpm.Indices()
+			_, _ = tpm.Index(IndexIDevID)
+		}
+	}
+}

@@ -20,31 +20,42 @@ import (
 
 // Vendor is a TPM vendor's CA.
 type Vendor struct {
-	Root *x509.Certificate
+	Root *x509.Certificate // its certificate, which is a root unless it is an Intermediate
 	key  *ecdsa.PrivateKey
 }
 
 // NewVendor makes a vendor with a root of its own.
-func NewVendor(t testing.TB) *Vendor {
+func NewVendor(t testing.TB) *Vendor { return newVendor(t, "Test TPM Vendor Root", nil) }
+
+// Intermediate makes a CA under the vendor's, which certifies in its place.
+func (v *Vendor) Intermediate(t testing.TB) *Vendor {
+	return newVendor(t, "Test TPM Vendor Intermediate", v)
+}
+
+// newVendor makes a CA; without a parent it signs itself.
+func newVendor(t testing.TB, name string, parent *Vendor) *Vendor {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test TPM Vendor Root"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(20, 0, 0),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if parent == nil {
+		parent = &Vendor{template, key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent.Root, key.Public(), parent.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := x509.ParseCertificate(der)
+	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Vendor{root, key}
+	return &Vendor{certificate, key}
 }
 
 // Install writes the root into a directory of trusted roots.
@@ -132,12 +143,14 @@ func EK(t testing.TB, tpm transport.TPM, template tpm2.TPMTPublic) any {
 }
 
 // Indices of the EK certificates of RSA 2048 and P-256, in the low and in the
-// high range.
+// high range, and of their chain.
 const (
 	CertificateRSA     tpm2.TPMHandle = 0x01C00002
 	CertificateECC     tpm2.TPMHandle = 0x01C0000A
 	CertificateHighRSA tpm2.TPMHandle = 0x01C00012
 	CertificateHighECC tpm2.TPMHandle = 0x01C00014
+	// CertificateChain is the first index of the CA certificates.
+	CertificateChain tpm2.TPMHandle = 0x01C00100
 )
 
 // PutNV defines an index as vendors do and writes it.
@@ -173,17 +186,11 @@ func (s *Software) Manufacture(t testing.TB, v *Vendor) {
 // NewCA makes a CA in files: its certificate and its key, as PEM.
 func NewCA(t testing.TB, name string) (certificate, key []byte) {
 	t.Helper()
-	v := NewVendor(t)
-	template := *v.Root
-	template.Subject = pkix.Name{CommonName: name}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, v.key.Public(), v.key)
+	ca := newVendor(t, name, nil)
+	private, err := x509.MarshalPKCS8PrivateKey(ca.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(v.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Root.Raw}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
