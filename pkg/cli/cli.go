@@ -75,17 +75,15 @@ func Main(p Program, args []string, stdout, stderr io.Writer) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
-	if !errors.Is(err, errSaid) {
-		fmt.Fprintf(stderr, "error: %v\n", err)
+	// Several problems are several lines, each of them an error's.
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(stderr, "error: %s\n", strings.TrimSuffix(line, "\n"))
 	}
 	if hint := step.HintOf(err); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
 	}
 	return int(step.ClassOf(err))
 }
-
-// errSaid is an error whose text the technician has seen already.
-var errSaid = errors.New("")
 
 func (r *run) main(args []string) error {
 	flags := flag.NewFlagSet(r.Name, flag.ContinueOnError)

@@ -81,7 +81,7 @@ func list(dir string) ([]string, error) {
 
 // unreadable is the error for a file that cannot be read at all.
 func unreadable(file string, err error) error {
-	class, hint := step.Configuration, "write the file; tpm2cloud.toml(5) explains every key"
+	class, hint := step.Configuration, "write the file; the one that comes with the programs has every key, with comments"
 	if errors.Is(err, fs.ErrPermission) {
 		class, hint = step.Permission, "the configuration holds no secrets: its files are of mode 0644, its directories of 0755"
 	}

@@ -55,5 +55,5 @@ func (p positions) problem(key string, err error) *Error {
 
 // join makes one error of all problems; none is nil.
 func join(problems []error) error {
-	return step.As(step.Configuration, "correct the file; tpm2cloud.toml(5) explains every key", errors.Join(problems...))
+	return step.As(step.Configuration, "correct the file; the comments in tpm2cloud.toml explain every key", errors.Join(problems...))
 }
