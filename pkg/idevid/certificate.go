@@ -1,6 +1,7 @@
 package idevid
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -55,6 +56,14 @@ type content struct {
 	ours   bool              // the certificate is for the IDevID key
 	made   bool              // the index is of this step's making
 	locked bool
+}
+
+// hierarchy is the one that the index was made in.
+func (c *content) hierarchy() tpm2.TPMHandle {
+	if c.index.Attributes.PlatformCreate {
+		return tpm2.TPMRHPlatform
+	}
+	return tpm2.TPMRHOwner
 }
 
 func (p *Program) readContent() (*content, error) {
@@ -148,41 +157,55 @@ func (p *Program) warnings(c *content) []string {
 	return list
 }
 
-// staged is the chain on disk, when it is for the IDevID key; nil otherwise.
+// staged is the chain on disk when it is as a CA's answer must be now: for this
+// key, and with the name that the configuration asks for. What is not is got
+// again, before a mistake is locked for good.
 func (p *Program) staged() (*devid.Chain, error) {
 	chain, err := identity.ReadChain(p.files)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || step.ClassOf(err) == step.Refused {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	roots, err := identity.ReadCA(p.files)
+	if errors.Is(err, fs.ErrNotExist) || step.ClassOf(err) == step.Refused {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	public, err := p.key.PublicKey()
-	if err != nil || !devid.SameKey(public, chain.Leaf.PublicKey) {
+	if err != nil {
 		return nil, err
+	}
+	subject, err := p.subject()
+	if err != nil {
+		return nil, err
+	}
+	_, err = identity.Check(chain, devid.Expect{
+		Key: public, Subject: subject, AnySubject: p.cfg.IDevID.Enroll.AnySubject, Roots: roots, At: p.clock.Time})
+	var dates *devid.DateError
+	if err != nil && (!errors.As(err, &dates) || p.clock.Verified) {
+		return nil, nil
 	}
 	return chain, nil
 }
 
 func (s idevidCertificate) Act(ctx context.Context, obs step.Observation) error {
-	c := s.content
-	if c != nil && c.ours {
-		by := tpm2.TPMRHOwner
-		if c.index.Attributes.PlatformCreate {
-			by = tpm2.TPMRHPlatform
-		}
-		return s.tpm.Lock(by, c.index)
-	}
 	chain, err := s.staged()
 	if err != nil {
 		return err
+	}
+	if c := s.content; c != nil && chain != nil && bytes.Equal(c.data, chain.Leaf.Raw) {
+		return s.tpm.Lock(c.hierarchy(), c.index)
 	}
 	if chain == nil {
 		if chain, err = s.enrol(ctx); err != nil {
 			return err
 		}
 	}
-	return s.write(c, chain.Leaf.Raw)
+	return s.write(s.content, chain.Leaf.Raw)
 }
 
 // enrol asks the CA for the certificate and stages it.
@@ -219,32 +242,35 @@ func (p *Program) subject() (pkix.Name, error) {
 // write puts the certificate into the index, which is defined first, and anew
 // where its size is another one.
 func (p *Program) write(c *content, der []byte) error {
-	hierarchy, attributes := p.storage()
 	if c != nil && int(c.index.DataSize) != len(der) {
-		if err := p.tpm.Undefine(hierarchy, c.index); err != nil {
+		if err := p.tpm.Undefine(c.hierarchy(), c.index); err != nil {
 			return err
 		}
 		c = nil
 	}
-	var index *tpm.Index
 	if c != nil {
-		index = c.index
-	} else {
-		// Said before it is done: the answer may be lost.
-		p.vendor.indices = append(p.vendor.indices, tpm.IndexIDevID)
-		if err := p.tpm.Define(hierarchy, tpm.IndexIDevID, attributes, len(der)); err != nil {
-			if hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused && !errors.Is(err, tpm2.TPMRCNVSpace) {
-				return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's")
-			}
-			if errors.Is(err, tpm2.TPMRCSize) {
-				return step.As(step.Refused, "the certificate is larger than an index of this TPM: ask the CA for a smaller one, or use key = \"ecc-p256\"", err)
-			}
-			return err
-		}
-		var err error
-		if index, err = tpm.NewIndex(tpm.IndexIDevID, attributes, len(der)); err != nil {
-			return err
-		}
+		return p.tpm.Write(c.hierarchy(), c.index, der)
+	}
+	hierarchy, attributes := p.storage()
+	if err := p.define(hierarchy, attributes, len(der)); err != nil {
+		return err
+	}
+	index, err := tpm.NewIndex(tpm.IndexIDevID, attributes, len(der))
+	if err != nil {
+		return err
 	}
 	return p.tpm.Write(hierarchy, index, der)
+}
+
+func (p *Program) define(hierarchy tpm2.TPMHandle, attributes tpm2.TPMANV, size int) error {
+	// Said before it is done: the answer may be lost.
+	p.vendor.indices = append(p.vendor.indices, tpm.IndexIDevID)
+	err := p.tpm.Define(hierarchy, tpm.IndexIDevID, attributes, size)
+	switch {
+	case errors.Is(err, tpm2.TPMRCSize):
+		return step.As(step.Refused, "the certificate is larger than an index of this TPM: ask the CA for a smaller one, or use key = \"ecc-p256\"", err)
+	case hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused && !errors.Is(err, tpm2.TPMRCNVSpace):
+		return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's")
+	}
+	return err
 }
