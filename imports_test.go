@@ -57,6 +57,8 @@ var rules = []rule{
 	{from: []string{"cmd/*", "pkg/*", "pkg/*/*"}, not: tools, tests: true, why: "scripts are not part of what a device runs"},
 	{from: []string{"cmd/*", "pkg/*", "scripts/*", "image/*"}, except: testkit, not: testkit,
 		why: "doubles, and the programs that they start, must never be linked into a program"},
+	{from: []string{"pkg/testkit/pki", "pkg/testkit/plain"}, not: []string{"*/*", "*/*/*"},
+		why: "the tests inside of any package import it, and it would import that package back"},
 }
 
 const noSharing = "the programs meet on disk and in the TPM only, as their units do"
@@ -162,6 +164,7 @@ func TestRulesHaveTeeth(t *testing.T) {
 		{"cmd/tpm2cloud-idevid/main.go", module + "/pkg/cli", false, false},
 		{"cmd/tpm2cloud-idevid/main.go", module + "/pkg/testkit/tpm", false, true},
 		{"cmd/tpm2cloud-idevid/main_test.go", module + "/pkg/testkit/tpm", true, false},
+		{"pkg/testkit/pki/a.go", module + "/pkg/devid", false, true},
 		{"pkg/testkit/est/a.go", module + "/pkg/testkit/tpm", false, false},
 		{"pkg/tpm/a.go", "github.com/miekg/pkcs11", false, true},
 		{"pkg/edgecfg/apply.go", "os/exec", false, false},

@@ -18,6 +18,7 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/ldevid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/fault"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
 )
@@ -34,9 +35,9 @@ func newBoard(t *testing.T, s *tpmkit.Software, vendor *tpmkit.Vendor) *board {
 	t.Helper()
 	b := &board{tpm: s, root: t.TempDir()}
 	vendor.Install(t, filepath.Join(b.root, "etc/tpm2cloud/ek-roots"))
-	certificate, key := tpmkit.NewCA(t, "CA")
+	ca := pki.NewCA(t, "CA", nil)
 	for name, data := range map[string][]byte{
-		"ca.pem": certificate, "ca.key": key,
+		"ca.pem": pki.PEM(ca.Cert), "ca.key": ca.KeyPEM(t),
 		"etc/tpm2cloud/tpm2cloud.toml": []byte(`
 [device]
 model = "board"
@@ -68,13 +69,13 @@ ca_key = "/ca.key"
 }
 
 // program makes one of the two programs that use the TPM.
-type program func(*config.Config, *tpm.TPM, *device.Info, clock.Clock) []step.Step
+type program func(*config.Config, *tpm.TPM, *device.Info, func() clock.Clock) []step.Step
 
-func idevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now clock.Clock) []step.Step {
+func idevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() clock.Clock) []step.Step {
 	return idevid.New(cfg, t, d, now).Steps()
 }
 
-func ldevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now clock.Clock) []step.Step {
+func ldevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() clock.Clock) []step.Step {
 	return ldevid.New(cfg, t, d, now).Steps()
 }
 
@@ -83,7 +84,7 @@ func (b *board) run(t *testing.T, p program, cutter *fault.Cutter) error {
 	t.Helper()
 	cutter.TPM = b.tpm.Open(t)
 	opened := tpm.New(cutter, tpm.Secrets{})
-	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified())
+	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified)
 	// A cut ends the process: nothing is tried again for long.
 	runner := step.Runner{Steps: steps, Budget: time.Second / 2}
 	if cutter.At == 0 {
@@ -189,7 +190,7 @@ func (b *board) converged(t *testing.T, p program, want end) {
 			t.Errorf("%d %s, want %d", got, name, kind.want)
 		}
 	}
-	steps := p(b.cfg, tpm.New(opened, tpm.Secrets{}), device.New(b.root, b.cfg.Device), verified())
+	steps := p(b.cfg, tpm.New(opened, tpm.Secrets{}), device.New(b.root, b.cfg.Device), verified)
 	for _, row := range step.Observe(context.Background(), steps) {
 		if row.State != step.Present {
 			t.Errorf("%s is %s: %s %s", row.Step, row.State, row.Detail, row.Error)

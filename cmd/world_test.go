@@ -139,9 +139,9 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if slices.Contains(args, "-chain") {
 		vendor = vendor.Intermediate(t)
-		tpmkit.PutNV(t, device, tpmkit.CertificateChain, vendor.Root.Raw)
+		tpmkit.PutNV(t, device, tpmkit.CertificateChain, vendor.Cert.Raw)
 	}
-	certificate := vendor.Certify(t, public, nil)
+	certificate := vendor.Certify(t, public)
 	if slices.Contains(args, "-padded") {
 		certificate = append(certificate, bytes.Repeat([]byte{0xff}, 300)...)
 	}

@@ -39,7 +39,8 @@ func run() int {
 }
 
 func open(cfg *config.Config) (cli.Session, error) {
-	now := clock.Read(identity.Floors(cfg)...)
+	floors := identity.Floors(cfg)
+	now := func() clock.Clock { return clock.Read(floors...) }
 	t, err := identity.OpenTPM(cfg)
 	if err != nil {
 		return cli.Session{}, err
@@ -51,7 +52,7 @@ func open(cfg *config.Config) (cli.Session, error) {
 		}
 		return verify(program, flags, out)
 	}
-	return cli.Session{Steps: program.Steps(), Clock: now, Close: t.Close, Verb: verb}, nil
+	return cli.Session{Steps: program.Steps(), Clock: now(), Close: t.Close, Verb: verb}, nil
 }
 
 func export(program *idevid.Program, flags *flag.FlagSet, out io.Writer) error {

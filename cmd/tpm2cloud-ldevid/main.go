@@ -25,11 +25,12 @@ func run() int {
 }
 
 func open(cfg *config.Config) (cli.Session, error) {
-	now := clock.Read(identity.Floors(cfg)...)
+	floors := identity.Floors(cfg)
+	now := func() clock.Clock { return clock.Read(floors...) }
 	t, err := identity.OpenTPM(cfg)
 	if err != nil {
 		return cli.Session{}, err
 	}
 	program := ldevid.New(cfg, t, device.New(cfg.Root(), cfg.Device), now)
-	return cli.Session{Steps: program.Steps(), Clock: now, Close: t.Close}, nil
+	return cli.Session{Steps: program.Steps(), Clock: now(), Close: t.Close}, nil
 }

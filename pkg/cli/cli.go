@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -72,6 +73,9 @@ func Main(p Program, args []string, stdout, stderr io.Writer) int {
 
 	r := &run{Program: p, stdout: stdout, stderr: stderr}
 	err := r.main(args)
+	if errors.Is(err, context.Canceled) {
+		err = step.Fail(step.Temporary, "interrupted by a signal; the next run goes on from here")
+	}
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
@@ -96,7 +100,10 @@ func (r *run) main(args []string) error {
 	if err != nil {
 		return err
 	}
-	if r.cfg, err = config.Load(joinRoot(*root, *dir), *root); err != nil {
+	if !filepath.IsAbs(*dir) {
+		return step.Fail(step.Usage, "--config %s: an absolute path is wanted; it lies below --root", *dir)
+	}
+	if r.cfg, err = config.Load(filepath.Join(*root, *dir), *root); err != nil {
 		return err
 	}
 	if err := r.cfg.Check(r.Config); err != nil {
@@ -186,21 +193,17 @@ func (r *run) usage(w io.Writer, flags *flag.FlagSet) {
 		own.VisitAll(show)
 	}
 	fmt.Fprintf(w, "\nexit codes: 0 done; 64 usage; 65 refused (TPM, key or certificate is not what it must be);\n"+
-		"  69 no TPM or token; 75 gave up for now; 76 refused by the server; 77 permission; 78 configuration\n")
-}
-
-// joinRoot puts the path of the configuration below the root, as it puts its
-// own paths there.
-func joinRoot(root, dir string) string {
-	return strings.TrimSuffix(root, "/") + "/" + strings.TrimPrefix(dir, "/")
+		"  69 no TPM or token; 70 a defect; 75 gave up for now; 76 refused by the server; 77 permission; 78 configuration\n")
 }
 
 // provision runs the steps, one program of ours at a time.
-func (r *run) provision(ctx context.Context) (err error) {
+func (r *run) provision(ctx context.Context) error {
 	budget := time.Duration(r.cfg.Run.Budget)
+	end := time.Now().Add(budget)
+	systemd.Extend(budget + time.Minute)
 	state := store.Open(r.cfg.Path(r.cfg.Run.State), 0o755)
 	defer state.Close()
-	lock, err := r.lock(ctx, state, time.Now().Add(budget))
+	lock, err := r.lock(ctx, state, end)
 	if err != nil {
 		return err
 	}
@@ -209,15 +212,19 @@ func (r *run) provision(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, session.Close()) }()
+	defer func() {
+		// What the run has made stays, whatever could not be tidied up.
+		if cerr := session.Close(); cerr != nil {
+			fmt.Fprintf(r.stderr, "warning: %v\n", cerr)
+		}
+	}()
 	if err := session.Clock.Err(); err != nil {
 		return err
 	}
 	if !session.Clock.Verified {
 		fmt.Fprintf(r.stderr, "warning: clock unverified: %s\n", session.Clock.Why)
 	}
-	systemd.Extend(budget + time.Minute)
-	runner := step.Runner{Steps: session.Steps, Budget: budget, Notify: r.event}
+	runner := step.Runner{Steps: session.Steps, Budget: time.Until(end).Round(time.Second), Notify: r.event}
 	return runner.Run(ctx)
 }
 

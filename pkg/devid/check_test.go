@@ -13,23 +13,27 @@ import (
 	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
+// now is when the tests judge certificates, whatever the clock says.
+var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
 func TestCheck(t *testing.T) {
-	root := newCA(t, "root", nil)
-	issuing := newCA(t, "issuing", root)
-	stranger := newCA(t, "stranger", nil)
-	impostor := newCA(t, "issuing", nil) // the same name, another key
-	serverOnly := newCA(t, "server only", root, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
-	oldIssuing := newCA(t, "old issuing", root, dates(now.AddDate(-3, 0, 0), now.AddDate(0, 0, -1)))
-	key, other := newKey(t), newKey(t)
+	root := pki.NewCA(t, "root", nil)
+	issuing := pki.NewCA(t, "issuing", root)
+	stranger := pki.NewCA(t, "stranger", nil)
+	impostor := pki.NewCA(t, "issuing", nil) // the same name, another key
+	serverOnly := pki.NewCA(t, "server only", root, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	oldIssuing := pki.NewCA(t, "old issuing", root, pki.Dates(now.AddDate(-3, 0, 0), now.AddDate(0, 0, -1)))
+	key, other := pki.NewKey(t), pki.NewKey(t)
 	subject := devid.Subject("dev-1", "SN1", "Example")
 
-	leaf := func(ca *testCA, changes ...change) *x509.Certificate {
-		return ca.issue(t, key.Public(), subject, changes...)
+	leaf := func(ca *pki.CA, changes ...pki.Change) *x509.Certificate {
+		return ca.Issue(t, key.Public(), subject, changes...)
 	}
 	good := leaf(issuing)
-	both := []*x509.Certificate{issuing.cert, root.cert}
+	both := []*x509.Certificate{issuing.Cert, root.Cert}
 	type certs = []*x509.Certificate
 
 	tests := []struct {
@@ -44,59 +48,59 @@ func TestCheck(t *testing.T) {
 		warn   string   // part of the only warning
 	}{
 		{name: "leaf alone", answer: certs{good}, path: []string{"issuing"}},
-		{name: "leaf first", answer: certs{good, issuing.cert, root.cert}, path: []string{"issuing"}},
-		{name: "root first", answer: certs{root.cert, issuing.cert, good}, path: []string{"issuing"}},
-		{name: "twice the same", answer: certs{good, issuing.cert, good}, path: []string{"issuing"}},
-		{name: "intermediate only in the answer", answer: certs{issuing.cert, good}, roots: certs{root.cert}, path: []string{"issuing"}},
-		{name: "issuing CA is the only anchor", answer: certs{good}, roots: certs{issuing.cert}, path: []string{"issuing"}},
+		{name: "leaf first", answer: certs{good, issuing.Cert, root.Cert}, path: []string{"issuing"}},
+		{name: "root first", answer: certs{root.Cert, issuing.Cert, good}, path: []string{"issuing"}},
+		{name: "twice the same", answer: certs{good, issuing.Cert, good}, path: []string{"issuing"}},
+		{name: "intermediate only in the answer", answer: certs{issuing.Cert, good}, roots: certs{root.Cert}, path: []string{"issuing"}},
+		{name: "issuing CA is the only anchor", answer: certs{good}, roots: certs{issuing.Cert}, path: []string{"issuing"}},
 		{name: "issued by the root", answer: certs{leaf(root)}, path: nil},
 
 		{name: "nothing", err: devid.ErrOtherKey},
-		{name: "other key", answer: certs{issuing.issue(t, other.Public(), subject), issuing.cert}, err: devid.ErrOtherKey},
+		{name: "other key", answer: certs{issuing.Issue(t, other.Public(), subject), issuing.Cert}, err: devid.ErrOtherKey},
 		{name: "two leaves", answer: certs{good, leaf(issuing)}, err: devid.ErrAmbiguous},
 		{name: "CA", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.IsCA = true })}, err: devid.ErrIsCA},
 		{name: "CA by key usage", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign })}, err: devid.ErrIsCA},
-		{name: "CA wins over its subject", answer: certs{issuing.issue(t, key.Public(), pkix.Name{CommonName: "x"}, func(c *x509.Certificate) { c.IsCA = true })}, err: devid.ErrIsCA},
+		{name: "CA wins over its subject", answer: certs{issuing.Issue(t, key.Public(), pkix.Name{CommonName: "x"}, func(c *x509.Certificate) { c.IsCA = true })}, err: devid.ErrIsCA},
 
-		{name: "other common name", answer: certs{issuing.issue(t, key.Public(), devid.Subject("dev-2", "SN1", "Example"))}, as: new(*devid.SubjectError), text: `its subject is "SERIALNUMBER=SN1,CN=dev-2,O=Example" and not`},
-		{name: "common name of another case", answer: certs{issuing.issue(t, key.Public(), devid.Subject("DEV-1", "SN1", "Example"))}, as: new(*devid.SubjectError)},
-		{name: "an attribute less", answer: certs{issuing.issue(t, key.Public(), devid.Subject("dev-1", "SN1", ""))}, as: new(*devid.SubjectError)},
-		{name: "an attribute more", answer: certs{issuing.issue(t, key.Public(), pkix.Name{CommonName: "dev-1", SerialNumber: "SN1", Organization: []string{"Example"}, Country: []string{"CH"}})}, as: new(*devid.SubjectError)},
-		{name: "an attribute that Go has no field for", answer: certs{issuing.issue(t, key.Public(), pkix.Name{ExtraNames: append(slices.Clone(good.Subject.Names), pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 12}, Value: "title"})})}, as: new(*devid.SubjectError)},
+		{name: "other common name", answer: certs{issuing.Issue(t, key.Public(), devid.Subject("dev-2", "SN1", "Example"))}, as: new(*devid.SubjectError), text: `its subject is "SERIALNUMBER=SN1,CN=dev-2,O=Example" and not`},
+		{name: "common name of another case", answer: certs{issuing.Issue(t, key.Public(), devid.Subject("DEV-1", "SN1", "Example"))}, as: new(*devid.SubjectError)},
+		{name: "an attribute less", answer: certs{issuing.Issue(t, key.Public(), devid.Subject("dev-1", "SN1", ""))}, as: new(*devid.SubjectError)},
+		{name: "an attribute more", answer: certs{issuing.Issue(t, key.Public(), pkix.Name{CommonName: "dev-1", SerialNumber: "SN1", Organization: []string{"Example"}, Country: []string{"CH"}})}, as: new(*devid.SubjectError)},
+		{name: "an attribute that Go has no field for", answer: certs{issuing.Issue(t, key.Public(), pkix.Name{ExtraNames: append(slices.Clone(good.Subject.Names), pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, 12}, Value: "title"})})}, as: new(*devid.SubjectError)},
 		{name: "another order of attributes", answer: certs{reversed(t, issuing, key.Public(), good)}, path: []string{"issuing"}},
-		{name: "any subject", answer: certs{issuing.issue(t, key.Public(), pkix.Name{CommonName: "x"})}, change: func(e *devid.Expect) { e.AnySubject = true }, path: []string{"issuing"}},
-		{name: "any subject with a common name", answer: certs{issuing.issue(t, key.Public(), devid.Subject("x", "", ""))}, change: func(e *devid.Expect) { e.AnySubject, e.CommonName = true, "dev-1" }, as: new(*devid.SubjectError), text: `its subject is "x" and not "dev-1"`},
+		{name: "any subject", answer: certs{issuing.Issue(t, key.Public(), pkix.Name{CommonName: "x"})}, change: func(e *devid.Expect) { e.AnySubject = true }, path: []string{"issuing"}},
+		{name: "any subject with a common name", answer: certs{issuing.Issue(t, key.Public(), devid.Subject("x", "", ""))}, change: func(e *devid.Expect) { e.AnySubject, e.CommonName = true, "dev-1" }, as: new(*devid.SubjectError), text: `its subject is "x" and not "dev-1"`},
 
-		{name: "unknown CA", answer: certs{leaf(stranger), stranger.cert}, as: new(*devid.ChainError), text: "CN=stranger"},
-		{name: "CA of the same name", answer: certs{leaf(impostor), impostor.cert}, as: new(*devid.ChainError)},
-		{name: "self-signed", answer: certs{(&testCA{key: key}).issue(t, key.Public(), subject)}, as: new(*devid.ChainError)},
+		{name: "unknown CA", answer: certs{leaf(stranger), stranger.Cert}, as: new(*devid.ChainError), text: "CN=stranger"},
+		{name: "CA of the same name", answer: certs{leaf(impostor), impostor.Cert}, as: new(*devid.ChainError)},
+		{name: "self-signed", answer: certs{(&pki.CA{Key: key}).Issue(t, key.Public(), subject)}, as: new(*devid.ChainError)},
 		{name: "no roots", answer: certs{good}, roots: certs{}, as: new(*devid.ChainError)},
 		{name: "SHA-1", answer: certs{sha1Signed(t, good, issuing)}, as: new(*devid.ChainError), text: "SHA1"},
 		{name: "critical extension", answer: certs{leaf(issuing, func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		})}, as: new(*devid.ChainError)},
 
-		{name: "expired", answer: certs{leaf(issuing, dates(now.Add(-48*time.Hour), now.Add(-24*time.Hour)))}, as: new(*devid.DateError), text: "ended 2026-05-31T12:00:00Z (judged at 2026-06-01T12:00:00Z)"},
-		{name: "not yet valid", answer: certs{leaf(issuing, dates(now.Add(time.Hour), now.Add(2*time.Hour)))}, as: new(*devid.DateError), text: "does not begin before 2026-06-01T13:00:00Z"},
-		{name: "skew", answer: certs{leaf(issuing, dates(now.Add(5*time.Minute), now.Add(2*time.Hour)))}, path: []string{"issuing"}},
-		{name: "expired issuer", answer: certs{leaf(oldIssuing, dates(now.AddDate(-2, 0, 0), now.AddDate(1, 0, 0))), oldIssuing.cert}, as: new(*devid.DateError), text: `"CN=old issuing" ended`},
-		{name: "issuer that was never valid together with it", answer: certs{leaf(oldIssuing), oldIssuing.cert}, as: new(*devid.DateError), text: `"CN=old issuing" ended`},
+		{name: "expired", answer: certs{leaf(issuing, pki.Dates(now.Add(-48*time.Hour), now.Add(-24*time.Hour)))}, as: new(*devid.DateError), text: "ended 2026-05-31T12:00:00Z (judged at 2026-06-01T12:00:00Z)"},
+		{name: "not yet valid", answer: certs{leaf(issuing, pki.Dates(now.Add(time.Hour), now.Add(2*time.Hour)))}, as: new(*devid.DateError), text: "does not begin before 2026-06-01T13:00:00Z"},
+		{name: "skew", answer: certs{leaf(issuing, pki.Dates(now.Add(5*time.Minute), now.Add(2*time.Hour)))}, path: []string{"issuing"}},
+		{name: "expired issuer", answer: certs{leaf(oldIssuing, pki.Dates(now.AddDate(-2, 0, 0), now.AddDate(1, 0, 0))), oldIssuing.Cert}, as: new(*devid.DateError), text: `"CN=old issuing" ended`},
+		{name: "issuer that was never valid together with it", answer: certs{leaf(oldIssuing, pki.Dates(now.Add(-time.Hour), now.AddDate(1, 0, 0))), oldIssuing.Cert}, as: new(*devid.DateError), text: `"CN=old issuing" ended`},
 		{name: "before the epoch of everything", answer: certs{good}, change: func(e *devid.Expect) { e.At = time.Unix(0, 0) }, as: new(*devid.DateError)},
-		{name: "expired and of an unknown CA", answer: certs{leaf(stranger, dates(now.Add(-48*time.Hour), now.Add(-24*time.Hour)))}, as: new(*devid.ChainError), text: "unknown authority"},
+		{name: "expired and of an unknown CA", answer: certs{leaf(stranger, pki.Dates(now.Add(-48*time.Hour), now.Add(-24*time.Hour)))}, as: new(*devid.ChainError), text: "unknown authority"},
 
 		{name: "serverAuth only", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })}, err: devid.ErrNoClientAuth},
-		{name: "serverAuth only and expired", answer: certs{leaf(issuing, dates(now.Add(-48*time.Hour), now.Add(-24*time.Hour)), func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })}, err: devid.ErrNoClientAuth},
+		{name: "serverAuth only and expired", answer: certs{leaf(issuing, pki.Dates(now.Add(-48*time.Hour), now.Add(-24*time.Hour)), func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })}, err: devid.ErrNoClientAuth},
 		{name: "unknown purpose only", answer: certs{leaf(issuing, func(c *x509.Certificate) {
 			c.ExtKeyUsage, c.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{{1, 2, 3}}
 		})}, err: devid.ErrNoClientAuth},
-		{name: "CA for servers only", answer: certs{leaf(serverOnly), serverOnly.cert}, err: devid.ErrNoClientAuth},
+		{name: "CA for servers only", answer: certs{leaf(serverOnly), serverOnly.Cert}, err: devid.ErrNoClientAuth},
 		{name: "serverAuth only, and no matter", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })}, change: func(e *devid.Expect) { e.ClientAuth = false }, path: []string{"issuing"}},
 		{name: "no purpose", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.ExtKeyUsage = nil })}, path: []string{"issuing"}, warn: "no extended key usage"},
 		{name: "no digitalSignature", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement })}, err: devid.ErrNoSignature},
 		{name: "no key usage", answer: certs{leaf(issuing, func(c *x509.Certificate) { c.KeyUsage = 0 })}, path: []string{"issuing"}},
 
 		{name: "IDevID that ends", answer: certs{good}, change: func(e *devid.Expect) { e.NoExpiry = true }, path: []string{"issuing"}, warn: "99991231235959Z"},
-		{name: "IDevID without end", answer: certs{leaf(issuing, dates(now, devid.NoExpiry()))}, change: func(e *devid.Expect) { e.NoExpiry = true }, path: []string{"issuing"}},
+		{name: "IDevID without end", answer: certs{leaf(issuing, pki.Dates(now, devid.NoExpiry()))}, change: func(e *devid.Expect) { e.NoExpiry = true }, path: []string{"issuing"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -145,7 +149,7 @@ func TestCheck(t *testing.T) {
 }
 
 // reversed certifies the attributes of a subject in reverse order, each as UTF8String.
-func reversed(t *testing.T, ca *testCA, key crypto.PublicKey, like *x509.Certificate) *x509.Certificate {
+func reversed(t *testing.T, ca *pki.CA, key crypto.PublicKey, like *x509.Certificate) *x509.Certificate {
 	var name pkix.RDNSequence
 	for _, a := range like.Subject.Names {
 		value := asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(a.Value.(string))}
@@ -155,11 +159,11 @@ func reversed(t *testing.T, ca *testCA, key crypto.PublicKey, like *x509.Certifi
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ca.issue(t, key, pkix.Name{}, func(c *x509.Certificate) { c.RawSubject = raw })
+	return ca.Issue(t, key, pkix.Name{}, func(c *x509.Certificate) { c.RawSubject = raw })
 }
 
 // sha1Signed signs a certificate anew, with SHA-1, which crypto/x509 refuses to do.
-func sha1Signed(t *testing.T, like *x509.Certificate, ca *testCA) *x509.Certificate {
+func sha1Signed(t *testing.T, like *x509.Certificate, ca *pki.CA) *x509.Certificate {
 	t.Helper()
 	algorithm := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}}
 	var tbs struct {
@@ -180,7 +184,7 @@ func sha1Signed(t *testing.T, like *x509.Certificate, ca *testCA) *x509.Certific
 		t.Fatal(err)
 	}
 	digest := sha1.Sum(raw)
-	signature, err := ca.key.Sign(nil, digest[:], crypto.SHA1)
+	signature, err := ca.Key.Sign(nil, digest[:], crypto.SHA1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,28 +204,28 @@ func sha1Signed(t *testing.T, like *x509.Certificate, ca *testCA) *x509.Certific
 }
 
 func TestAnchorsOfAKeyUpdate(t *testing.T) {
-	old := newCA(t, "root", nil)
-	renewed := newCA(t, "root", nil)
+	old := pki.NewCA(t, "root", nil)
+	renewed := pki.NewCA(t, "root", nil)
 	// RFC 4210, section 4.4: the new key, certified by the old one.
-	newWithOld := old.issue(t, renewed.key.Public(), renewed.cert.Subject, func(c *x509.Certificate) {
-		c.IsCA, c.KeyUsage, c.SubjectKeyId = true, x509.KeyUsageCertSign, renewed.cert.SubjectKeyId
-		c.AuthorityKeyId = old.cert.SubjectKeyId
+	newWithOld := old.Issue(t, renewed.Key.Public(), renewed.Cert.Subject, func(c *x509.Certificate) {
+		c.IsCA, c.KeyUsage, c.SubjectKeyId = true, x509.KeyUsageCertSign, renewed.Cert.SubjectKeyId
+		c.AuthorityKeyId = old.Cert.SubjectKeyId
 	})
-	anchors, others := devid.Anchors([]*x509.Certificate{newWithOld, renewed.cert, old.cert})
+	anchors, others := devid.Anchors([]*x509.Certificate{newWithOld, renewed.Cert, old.Cert})
 	if len(anchors) != 2 || len(others) != 1 || !others[0].Equal(newWithOld) {
 		t.Errorf("got %d anchors and %d others", len(anchors), len(others))
 	}
 }
 
 func TestVerify(t *testing.T) {
-	root := newCA(t, "root", nil)
-	issuing := newCA(t, "issuing", root)
-	leaf := issuing.issue(t, newKey(t).Public(), pkix.Name{CommonName: "x"})
-	path, err := devid.Verify(leaf, []*x509.Certificate{issuing.cert}, []*x509.Certificate{root.cert}, now)
-	if err != nil || len(path) != 3 || !path[2].Equal(root.cert) {
+	root := pki.NewCA(t, "root", nil)
+	issuing := pki.NewCA(t, "issuing", root)
+	leaf := issuing.Issue(t, pki.NewKey(t).Public(), pkix.Name{CommonName: "x"})
+	path, err := devid.Verify(leaf, []*x509.Certificate{issuing.Cert}, []*x509.Certificate{root.Cert}, now)
+	if err != nil || len(path) != 3 || !path[2].Equal(root.Cert) {
 		t.Errorf("got a path of %d: %v", len(path), err)
 	}
-	if _, err := devid.Verify(leaf, nil, []*x509.Certificate{root.cert}, now); !errors.As(err, new(*devid.ChainError)) {
+	if _, err := devid.Verify(leaf, nil, []*x509.Certificate{root.Cert}, now); !errors.As(err, new(*devid.ChainError)) {
 		t.Errorf("without the intermediate: %v", err)
 	}
 }

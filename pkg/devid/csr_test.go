@@ -3,9 +3,7 @@ package devid_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -14,11 +12,12 @@ import (
 	"testing"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 func TestCSR(t *testing.T) {
 	subject := devid.Subject("dev-1", "SN/1", "Example Ltd")
-	for name, key := range map[string]crypto.Signer{"ECC": newKey(t), "RSA": newRSAKey(t)} {
+	for name, key := range map[string]crypto.Signer{"ECC": pki.NewKey(t), "RSA": pki.NewRSAKey(t)} {
 		t.Run(name, func(t *testing.T) {
 			der, err := devid.CSR(key, subject)
 			if err != nil {
@@ -27,7 +26,7 @@ func TestCSR(t *testing.T) {
 			if !devid.SameCSR(der, key.Public(), subject) {
 				t.Error("it does not know its own request")
 			}
-			if devid.SameCSR(der, newKey(t).Public(), subject) {
+			if devid.SameCSR(der, pki.NewKey(t).Public(), subject) {
 				t.Error("it takes another key")
 			}
 			if devid.SameCSR(der, key.Public(), devid.Subject("dev-2", "SN/1", "Example Ltd")) {
@@ -48,7 +47,7 @@ func openssl(t *testing.T, csr []byte) {
 	t.Helper()
 	program, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("there is no openssl")
+		t.Fatalf("%v: scripts/deps installs it", err)
 	}
 	cmd := exec.Command(program, "req", "-verify", "-noout", "-subject", "-nameopt", "RFC2253")
 	cmd.Stdin = bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))
@@ -60,17 +59,13 @@ func openssl(t *testing.T, csr []byte) {
 }
 
 func TestCSRRefuses(t *testing.T) {
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	long := strings.Repeat("x", 65)
 	for name, test := range map[string]struct {
 		key     crypto.Signer
 		subject pkix.Name
 		text    string
 	}{
-		"P-384":                       {p384, devid.Subject("x", "", ""), "P-384"},
+		"P-384":                       {pki.NewKeyOn(t, elliptic.P384()), devid.Subject("x", "", ""), "P-384"},
 		"no common name":              {nil, devid.Subject("", "1", ""), "the common name is empty"},
 		"long common name":            {nil, devid.Subject(long, "", ""), "has 65 bytes"},
 		"long serial number":          {nil, devid.Subject("x", long, ""), "has 65 bytes"},
@@ -80,7 +75,7 @@ func TestCSRRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.key == nil {
-				test.key = newKey(t)
+				test.key = pki.NewKey(t)
 			}
 			if _, err := devid.CSR(test.key, test.subject); err == nil || !strings.Contains(err.Error(), test.text) {
 				t.Errorf("got %v, want %q in it", err, test.text)
@@ -90,7 +85,7 @@ func TestCSRRefuses(t *testing.T) {
 }
 
 func TestCommonNameOf64(t *testing.T) {
-	der, err := devid.CSR(newKey(t), devid.Subject(strings.Repeat("0123456789abcdef", 4), "", ""))
+	der, err := devid.CSR(pki.NewKey(t), devid.Subject(strings.Repeat("0123456789abcdef", 4), "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +120,7 @@ func TestDPSName(t *testing.T) {
 }
 
 func TestSameKey(t *testing.T) {
-	a, b, r := newKey(t), newKey(t), newRSAKey(t)
+	a, b, r := pki.NewKey(t), pki.NewKey(t), pki.NewRSAKey(t)
 	if !devid.SameKey(a.Public(), a.Public()) || !devid.SameKey(r.Public(), r.Public()) {
 		t.Error("a key differs from itself")
 	}

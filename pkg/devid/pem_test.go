@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 func TestParsePEM(t *testing.T) {
-	root := newCA(t, "root", nil)
-	leaf := root.issue(t, newKey(t).Public(), pkix.Name{CommonName: "x"})
-	both := devid.EncodePEM([]*x509.Certificate{leaf, root.cert})
-	first, second := devid.EncodePEM([]*x509.Certificate{leaf}), devid.EncodePEM([]*x509.Certificate{root.cert})
+	root := pki.NewCA(t, "root", nil)
+	leaf := root.Issue(t, pki.NewKey(t).Public(), pkix.Name{CommonName: "x"})
+	both := devid.EncodePEM([]*x509.Certificate{leaf, root.Cert})
+	first, second := devid.EncodePEM([]*x509.Certificate{leaf}), devid.EncodePEM([]*x509.Certificate{root.Cert})
 
 	for name, test := range map[string]struct {
 		data []byte
@@ -40,7 +41,7 @@ func TestParsePEM(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || len(certs) != 2 || !certs[0].Equal(leaf) || !certs[1].Equal(root.cert) {
+			if err != nil || len(certs) != 2 || !certs[0].Equal(leaf) || !certs[1].Equal(root.Cert) {
 				t.Errorf("got %d certificates: %v", len(certs), err)
 			}
 		})
@@ -50,7 +51,7 @@ func TestParsePEM(t *testing.T) {
 	if err != nil || !got.Equal(leaf) || len(rest) != 1 {
 		t.Errorf("the chain: %v", err)
 	}
-	if got := devid.Fingerprint(leaf); len(got) != 64 || got == devid.Fingerprint(root.cert) {
+	if got := devid.Fingerprint(leaf); len(got) != 64 || got == devid.Fingerprint(root.Cert) {
 		t.Errorf("the fingerprint: %s", got)
 	}
 }

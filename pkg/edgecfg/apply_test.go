@@ -2,8 +2,6 @@ package edgecfg
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"net/http"
 	"os"
 	"slices"
@@ -11,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // applied is a device whose agent runs with its configuration.
@@ -141,9 +139,9 @@ func TestReprovision(t *testing.T) {
 		{"scope, dps", "dps", func(d *device) { d.settings["edge.id_scope"] = `"0ne00BBBBBB"` }, both},
 		{"endpoint", "est-ba", func(d *device) { d.settings["edge.global_endpoint"] = `"https://dps.example.com"` }, both},
 		{"device id", "est-mtls", func(d *device) { d.settings["edge.device_id"] = `"board-2"` }, both},
-		{"LDevID of another board", "dps", func(d *device) { d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "board-2"}}) }, both},
-		{"new LDevID of this board", "dps", func(d *device) { d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "board-1"}}) }, both},
-		{"new LDevID of this board", "est-mtls", func(d *device) { d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "board-1"}}) }, both[:1]},
+		{"LDevID of another board", "dps", func(d *device) { d.enrol("board-2") }, both},
+		{"new LDevID of this board", "dps", func(d *device) { d.enrol("board-1") }, both},
+		{"new LDevID of this board", "est-mtls", func(d *device) { d.enrol("board-1") }, both[:1]},
 		{"hostname", "dps", func(d *device) { d.settings["edge.hostname"] = `"board"` }, both[:1]},
 		{"operational key", "est-mtls", func(d *device) { d.settings["edge.operational_key"] = `"file"` }, both[:1]},
 		{"password", "est-ba", func(d *device) { d.file("etc/tpm2cloud/credentials/est-password", "other", 0o600) }, both[:1]},
@@ -289,8 +287,7 @@ func TestForeignOperationalCertificate(t *testing.T) {
 	d.install("iotedge")
 	serveKeyd(t, d.root, always(http.StatusOK))
 	issue := func(file, name string) {
-		cert, _ := certificate(t, d.ldevidCA, &x509.Certificate{Subject: pkix.Name{CommonName: name}})
-		d.file("var/lib/aziot/certd/certs/"+file, string(devid.EncodePEM([]*x509.Certificate{cert})), 0o600)
+		d.file("var/lib/aziot/certd/certs/"+file, string(pki.PEM(d.issue(name))), 0o600)
 	}
 	issue("deviceid-0a.cer", "golden")
 	issue("deviceid-0b.cer", "board-1")
@@ -315,7 +312,7 @@ func TestServerThatCannotBeUsed(t *testing.T) {
 	}{
 		{"down", "est-mtls", func(_ *device, s *estServer) { s.Close() }, step.Temporary, "connection refused"},
 		{"other CA", "est-mtls", func(d *device, _ *estServer) {
-			d.file("etc/tpm2cloud/server-ca.pem", string(devid.EncodePEM([]*x509.Certificate{newCA(d.t, "Other CA").cert})), 0o644)
+			d.file("etc/tpm2cloud/server-ca.pem", string(pki.PEM(pki.NewCA(d.t, "Other CA", nil).Cert)), 0o644)
 		}, step.Refused, "server_ca"},
 		{"other name", "est-ba", func(d *device, _ *estServer) {
 			d.settings["edge.est.server"] = strings.Replace(d.settings["edge.est.server"], "localhost", "127.0.0.1", 1)
@@ -368,6 +365,7 @@ func TestClockThatIsNotSet(t *testing.T) {
 
 	d = newDevice(t, "est-mtls")
 	d.serveEST()
+	d.enrol("board-1", pki.Dates(time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)))
 	d.clock = clockAt(time.Now().Add(-48*time.Hour), false)
 	d.mustFail(step.Temporary, "clock")
 }

@@ -2,7 +2,6 @@ package edgecfg
 
 import (
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // attributes are mode and owner of a file.
@@ -74,9 +73,7 @@ func TestFiles(t *testing.T) {
 
 // The agent's package makes the group after we wrote the files.
 func TestGroupsComeLater(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root gives files away")
-	}
+	root := os.Getuid() == 0 // who alone gives files away
 	d := newDevice(t, "dps")
 	d.file("etc/group", "root:x:0:\n", 0o644)
 	d.mustRun()
@@ -85,11 +82,11 @@ func TestGroupsComeLater(t *testing.T) {
 		t.Error("the drop-in names groups that are not there")
 	}
 	d.file("etc/group", "root:x:0:\ntss:x:110:\naziotcs:x:123:\n", 0o644)
-	if row := d.row("files"); row.State != step.Partial || !strings.Contains(row.Detail, "ldevid.pem") || !strings.Contains(row.Detail, "50-tpm2cloud.conf") {
+	if row := d.row("files"); row.State != step.Partial || strings.Contains(row.Detail, "ldevid.pem") != root || !strings.Contains(row.Detail, "50-tpm2cloud.conf") {
 		t.Errorf("files is %s: %s", row.State, row.Detail)
 	}
 	d.mustRun()
-	if got := d.attributes("etc/aziot/tpm2cloud/ldevid.pem"); got != "0640 0:123" {
+	if got := d.attributes("etc/aziot/tpm2cloud/ldevid.pem"); root && got != "0640 0:123" {
 		t.Errorf("ldevid.pem is %s", got)
 	}
 	if !strings.Contains(d.read(unit), "SupplementaryGroups=tss\n") {
@@ -146,7 +143,7 @@ func TestDropInQuoting(t *testing.T) {
 }
 
 func TestLDevIDThatCannotBeUsed(t *testing.T) {
-	chain := func(certs ...*x509.Certificate) string { return string(devid.EncodePEM(certs)) }
+	expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
 	const path = "var/lib/tpm2cloud/ldevid/certificate.pem"
 	for _, test := range []struct {
 		name   string
@@ -158,19 +155,18 @@ func TestLDevIDThatCannotBeUsed(t *testing.T) {
 		{"no PIN", func(d *device) { os.Remove(d.path("var/lib/tpm2cloud/pins/user-pin")) }, step.Refused, "PIN"},
 		{"empty PIN", func(d *device) { d.file("var/lib/tpm2cloud/pins/user-pin", "", 0o600) }, step.Refused, "empty"},
 		{"garbage", func(d *device) { d.file(path, "garbage", 0o644) }, step.Refused, "certificate.pem"},
-		{"CA first", func(d *device) { d.file(path, chain(d.ldevidCA.cert), 0o644) }, step.Refused, "must come first"},
+		{"CA first", func(d *device) { d.file(path, string(pki.PEM(d.ldevidCA.Cert)), 0o644) }, step.Refused, "must come first"},
 		{"gap in the chain", func(d *device) {
-			leaf, _ := certificate(d.t, d.ldevidCA, &x509.Certificate{Subject: pkix.Name{CommonName: "board-1"}})
-			d.file(path, chain(leaf, d.serverCA.cert), 0o644)
+			d.file(path, string(pki.PEM(d.issue("board-1"), d.serverCA.Cert)), 0o644)
 		}, step.Refused, "not followed by its issuer"},
 		{"expired", func(d *device) {
-			d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "board-1"}, NotAfter: time.Now().Add(-time.Minute)})
+			d.enrol("board-1", expired)
 		}, step.Refused, "ended"},
 		{"expired, clock unverified", func(d *device) {
-			d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "board-1"}, NotAfter: time.Now().Add(-time.Minute)})
+			d.enrol("board-1", expired)
 			d.clock = clockAt(time.Now(), false)
 		}, step.Temporary, "no time server"},
-		{"name", func(d *device) { d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "Board 1"}}) }, step.Refused, "common_name"},
+		{"name", func(d *device) { d.enrol("Board 1") }, step.Refused, "common_name"},
 		{"other device id", func(d *device) { d.settings["edge.device_id"] = `"board-2"` }, step.Configuration, "byte for byte"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -188,7 +184,7 @@ func TestLDevIDThatCannotBeUsed(t *testing.T) {
 func TestDeviceIDOfEST(t *testing.T) {
 	d := newDevice(t, "est-mtls")
 	d.serveEST()
-	d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "Board 1"}})
+	d.enrol("Board 1")
 	d.settings["edge.device_id"] = `"board-1"`
 	d.mustRun()
 	if row := d.row("names"); row.State != step.Present || row.Detail != "board-1" {

@@ -3,9 +3,6 @@ package edgecfg
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -14,7 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"log"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -29,53 +25,9 @@ import (
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
-	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
-
-// ca is a CA of the tests.
-type ca struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newCA(t *testing.T, name string) *ca {
-	t.Helper()
-	c := &ca{}
-	c.cert, c.key = certificate(t, nil, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	return c
-}
-
-// certificate makes one; without an issuer it signs itself.
-func certificate(t *testing.T, issuer *ca, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if template.NotBefore.IsZero() {
-		template.NotBefore = time.Now().Add(-time.Hour)
-	}
-	if template.NotAfter.IsZero() {
-		template.NotAfter = time.Now().Add(24 * time.Hour)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	parent, signer := template, key
-	if issuer != nil {
-		parent, signer = issuer.cert, issuer.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
 
 // device is a root directory as tpm2cloud-ldevid leaves it.
 type device struct {
@@ -85,7 +37,7 @@ type device struct {
 	clock    clock.Clock
 	system   time.Time
 
-	ldevidCA, serverCA *ca
+	ldevidCA, serverCA *pki.CA
 }
 
 const (
@@ -101,7 +53,7 @@ func newDevice(t *testing.T, method string) *device {
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	d := &device{
-		t: t, root: root, ldevidCA: newCA(t, "LDevID CA"), serverCA: newCA(t, "Server CA"),
+		t: t, root: root, ldevidCA: pki.NewCA(t, "LDevID CA", nil), serverCA: pki.NewCA(t, "Server CA", nil),
 		clock: clockAt(time.Now(), true), system: time.Now(),
 		settings: map[string]string{
 			"edge.method":   `"` + method + `"`,
@@ -115,20 +67,26 @@ func newDevice(t *testing.T, method string) *device {
 	if method == "est-ba" {
 		d.settings["edge.est.username"], d.settings["edge.est.password"] = `"device"`, `"est-password"`
 	}
-	d.file("etc/tpm2cloud/server-ca.pem", string(devid.EncodePEM([]*x509.Certificate{d.serverCA.cert})), 0o644)
+	d.file("etc/tpm2cloud/server-ca.pem", string(pki.PEM(d.serverCA.Cert)), 0o644)
 	d.file("etc/tpm2cloud/credentials/est-password", password+"\n", 0o600)
 	d.file("usr/lib/pkcs11/libtpm2_pkcs11.so", "", 0o644)
 	d.file("var/lib/tpm2cloud/pins/user-pin", pin, 0o600)
 	d.file("etc/group", "root:x:0:\ntss:x:110:tpm2cloud\ntpm2cloud-token:x:991:tpm2cloud\n", 0o644)
-	d.enrol(&x509.Certificate{Subject: pkix.Name{CommonName: "board-1"}})
+	d.enrol("board-1")
 	return d
 }
 
 // enrol gives the device another LDevID.
-func (d *device) enrol(template *x509.Certificate) {
+func (d *device) enrol(name string, changes ...pki.Change) {
 	d.t.Helper()
-	leaf, _ := certificate(d.t, d.ldevidCA, template)
-	d.file("var/lib/tpm2cloud/ldevid/certificate.pem", string(devid.EncodePEM([]*x509.Certificate{leaf, d.ldevidCA.cert})), 0o644)
+	leaf := d.issue(name, changes...)
+	d.file("var/lib/tpm2cloud/ldevid/certificate.pem", string(pki.PEM(leaf, d.ldevidCA.Cert)), 0o644)
+}
+
+// issue makes a certificate as the owner's CA does.
+func (d *device) issue(name string, changes ...pki.Change) *x509.Certificate {
+	d.t.Helper()
+	return d.ldevidCA.Issue(d.t, pki.NewKey(d.t).Public(), pkix.Name{CommonName: name}, changes...)
 }
 
 func (d *device) path(name string) string { return filepath.Join(d.root, name) }
@@ -300,8 +258,8 @@ type estServer struct {
 
 func (d *device) serveEST(setup ...func(*tls.Config)) *estServer {
 	d.t.Helper()
-	cert, key := certificate(d.t, d.serverCA, &x509.Certificate{Subject: pkix.Name{CommonName: "EST"}, DNSNames: []string{"localhost"}})
-	content, err := pkcs7.DegenerateCertificate(d.ldevidCA.cert.Raw)
+	cert := d.serverCA.Server(d.t, func(c *x509.Certificate) { c.IPAddresses = nil }) // an address is not its name
+	content, err := pkcs7.DegenerateCertificate(d.ldevidCA.Cert.Raw)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -319,7 +277,7 @@ func (d *device) serveEST(setup ...func(*tls.Config)) *estServer {
 		w.Header().Set("Content-Type", "application/pkcs7-mime")
 		io.WriteString(w, base64.StdEncoding.EncodeToString(content))
 	}))
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	for _, f := range setup {
 		f(s.TLS)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/ek"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // nv is the NV of a TPM: its values are []byte, or the error of reading the index.
@@ -29,7 +30,7 @@ func TestFind(t *testing.T) {
 	ica := newCA(t, "On Die CA", root)
 	ecCert := ica.ek(t)
 	rsaCert := ica.ekFor(t, rsa2048().Public())
-	p384Cert := ica.ekFor(t, newECDSA(t, elliptic.P384()).Public())
+	p384Cert := ica.ekFor(t, pki.NewKeyOn(t, elliptic.P384()).Public())
 	unreadable := fmt.Errorf("%w: not written", ek.ErrUnreadable)
 	busy := errors.New("TPM is busy")
 	junk := []byte("not a certificate")

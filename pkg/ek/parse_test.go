@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tpm2cloud/tpm2cloud/pkg/ek"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 func TestParse(t *testing.T) {
@@ -162,13 +163,13 @@ func TestParseChain(t *testing.T) {
 }
 
 func TestSameKey(t *testing.T) {
-	rsaKey, ec := rsa2048().Public(), newP256(t).Public()
+	rsaKey, ec := rsa2048().Public(), pki.NewKey(t).Public()
 	type keys struct{ A, B any }
 	var nilKey *ecdsa.PublicKey
 	tests := map[keys]bool{
 		{rsaKey, rsaKey}:                  true,
 		{ec, ec}:                          true,
-		{ec, newP256(t).Public()}:         false,
+		{ec, pki.NewKey(t).Public()}:      false,
 		{rsaKey, ec}:                      false,
 		{ec, rsaKey}:                      false,
 		{nil, nil}:                        false,
@@ -188,10 +189,10 @@ func TestSameKey(t *testing.T) {
 func TestKindOf(t *testing.T) {
 	got := []ek.KeyKind{
 		ek.KindOf(rsa2048().Public()),
-		ek.KindOf(newP256(t).Public()),
-		ek.KindOf(newECDSA(t, elliptic.P384()).Public()),
-		ek.KindOf(newECDSA(t, elliptic.P521()).Public()),
-		ek.KindOf(newECDSA(t, elliptic.P224()).Public()),
+		ek.KindOf(pki.NewKey(t).Public()),
+		ek.KindOf(pki.NewKeyOn(t, elliptic.P384()).Public()),
+		ek.KindOf(pki.NewKeyOn(t, elliptic.P521()).Public()),
+		ek.KindOf(pki.NewKeyOn(t, elliptic.P224()).Public()),
 		ek.KindOf(nil),
 	}
 	if diff := cmp.Diff([]ek.KeyKind{ek.RSA2048, ek.P256, ek.P384, ek.P521, "", ""}, got); diff != "" {

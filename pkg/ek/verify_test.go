@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tpm2cloud/tpm2cloud/pkg/ek"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 func certs(cas ...*ca) []*x509.Certificate {
@@ -25,44 +26,44 @@ func certs(cas ...*ca) []*x509.Certificate {
 // TestVerifyLeaf is about the EK certificate itself; its issuer is trusted.
 func TestVerifyLeaf(t *testing.T) {
 	root := newCA(t, "Root", nil)
-	san := tpmSAN(t, "id:49465800", "SLB9670", "id:00070055")
+	san := pki.TPMName(t, "id:49465800", "SLB9670", "id:00070055")
 	noEKU := func(c *x509.Certificate) { c.UnknownExtKeyUsage = nil }
 	tests := []struct {
 		name    string
-		mods    []mod
+		mods    []pki.Change
 		options ek.Options
 		err     error  // with errors.Is
 		oid     string // of a CriticalExtensionError
 		warning string // part of the only warning
 	}{
 		{name: "good"},
-		{name: "SAN not critical", mods: []mod{withSAN(false, san)}},
-		{name: "SAN missing", mods: []mod{withSAN(false, nil)}, warning: "there is no subject alternative name"},
-		{name: "SAN without a TPM", mods: []mod{withSAN(false, tpmSAN(t))}, warning: "no directoryName names the manufacturer"},
-		{name: "manufacturer alone", mods: []mod{withSAN(true, tpmSAN(t, "id:474F4F47"))}},
-		{name: "critical SAN without a TPM", mods: []mod{withSAN(true, tpmSAN(t))}, oid: "2.5.29.17"},
-		{name: "critical SAN with an attribute that is no text", mods: []mod{withSAN(true, tpmSAN(t, 5))}, oid: "2.5.29.17"},
-		{name: "critical SAN with an attribute twice", mods: []mod{withSAN(true, marshal(t, []asn1.RawValue{
+		{name: "SAN not critical", mods: []pki.Change{withSAN(false, san)}},
+		{name: "SAN missing", mods: []pki.Change{withSAN(false, nil)}, warning: "there is no subject alternative name"},
+		{name: "SAN without a TPM", mods: []pki.Change{withSAN(false, pki.TPMName(t))}, warning: "no directoryName names the manufacturer"},
+		{name: "manufacturer alone", mods: []pki.Change{withSAN(true, pki.TPMName(t, "id:474F4F47"))}},
+		{name: "critical SAN without a TPM", mods: []pki.Change{withSAN(true, pki.TPMName(t))}, oid: "2.5.29.17"},
+		{name: "critical SAN with an attribute that is no text", mods: []pki.Change{withSAN(true, pki.TPMName(t, 5))}, oid: "2.5.29.17"},
+		{name: "critical SAN with an attribute twice", mods: []pki.Change{withSAN(true, pki.Marshal(t, []asn1.RawValue{
 			{FullBytes: firstElement(t, san)}, {FullBytes: firstElement(t, san)}}))}, oid: "2.5.29.17"},
-		{name: "critical SAN with a malformed name", mods: []mod{withSAN(true, []byte{0x30, 0x04, 0xA4, 0x02, 0x30, 0x05})}, oid: "2.5.29.17"},
-		{name: "critical SAN with bytes after the name", mods: []mod{withSAN(true, []byte{0x30, 0x06, 0xA4, 0x04, 0x30, 0x00, 0x05, 0x00})}, oid: "2.5.29.17"},
-		{name: "unknown critical extension", mods: []mod{extension(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, true, []byte{5, 0})}, oid: "1.3.6.1.4.1.99999.1"},
-		{name: "unknown extension", mods: []mod{extension(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, false, []byte{5, 0})}},
-		{name: "BOOLEAN FALSE in basic constraints", mods: []mod{func(c *x509.Certificate) { c.BasicConstraintsValid = false },
+		{name: "critical SAN with a malformed name", mods: []pki.Change{withSAN(true, []byte{0x30, 0x04, 0xA4, 0x02, 0x30, 0x05})}, oid: "2.5.29.17"},
+		{name: "critical SAN with bytes after the name", mods: []pki.Change{withSAN(true, []byte{0x30, 0x06, 0xA4, 0x04, 0x30, 0x00, 0x05, 0x00})}, oid: "2.5.29.17"},
+		{name: "unknown critical extension", mods: []pki.Change{extension(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, true, []byte{5, 0})}, oid: "1.3.6.1.4.1.99999.1"},
+		{name: "unknown extension", mods: []pki.Change{extension(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, false, []byte{5, 0})}},
+		{name: "BOOLEAN FALSE in basic constraints", mods: []pki.Change{func(c *x509.Certificate) { c.BasicConstraintsValid = false },
 			extension(asn1.ObjectIdentifier{2, 5, 29, 19}, true, []byte{0x30, 0x03, 0x01, 0x01, 0x00})}},
-		{name: "CA", mods: []mod{func(c *x509.Certificate) { c.IsCA = true }}, err: ek.ErrIsCA},
-		{name: "CA by key usage", mods: []mod{func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }}, err: ek.ErrIsCA},
-		{name: "no EKU", mods: []mod{noEKU}, err: ek.ErrNoEKU},
-		{name: "no EKU allowed", mods: []mod{noEKU}, options: ek.Options{AllowNoEKU: true}, warning: "accepted although it lacks"},
-		{name: "other EKU", mods: []mod{noEKU, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }},
+		{name: "CA", mods: []pki.Change{func(c *x509.Certificate) { c.IsCA = true }}, err: ek.ErrIsCA},
+		{name: "CA by key usage", mods: []pki.Change{func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }}, err: ek.ErrIsCA},
+		{name: "no EKU", mods: []pki.Change{noEKU}, err: ek.ErrNoEKU},
+		{name: "no EKU allowed", mods: []pki.Change{noEKU}, options: ek.Options{AllowNoEKU: true}, warning: "accepted although it lacks"},
+		{name: "other EKU", mods: []pki.Change{noEKU, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }},
 			options: ek.Options{AllowNoEKU: true}, err: ek.ErrNoEKU},
-		{name: "any EKU", mods: []mod{noEKU, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }},
+		{name: "any EKU", mods: []pki.Change{noEKU, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }},
 			options: ek.Options{AllowNoEKU: true}, err: ek.ErrNoEKU},
-		{name: "EKU of an attestation key", mods: []mod{func(c *x509.Certificate) {
+		{name: "EKU of an attestation key", mods: []pki.Change{func(c *x509.Certificate) {
 			c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{2, 23, 133, 8, 3}}
 		}}, options: ek.Options{AllowNoEKU: true}, err: ek.ErrNoEKU},
-		{name: "EKU among others", mods: []mod{func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }}},
-		{name: "SHA-1", mods: []mod{func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA1 }}, err: ek.ErrSHA1},
+		{name: "EKU among others", mods: []pki.Change{func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }}},
+		{name: "SHA-1", mods: []pki.Change{func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA1 }}, err: ek.ErrSHA1},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -241,10 +242,10 @@ func TestVerifyIntermediate(t *testing.T) {
 }
 
 func TestVerifyDates(t *testing.T) {
-	root := newCA(t, "Root", nil, years(2015, 2035))
-	ica := newCA(t, "CA", root, years(2016, 2025))
-	lateRoot := newCA(t, "Late Root", nil, years(2025, 2045))
-	oldRoot := newCA(t, "Old Root", nil, years(2000, 2010))
+	root := newCA(t, "Root", nil, pki.Years(2015, 2035))
+	ica := newCA(t, "CA", root, pki.Years(2016, 2025))
+	lateRoot := newCA(t, "Late Root", nil, pki.Years(2025, 2045))
+	oldRoot := newCA(t, "Old Root", nil, pki.Years(2000, 2010))
 	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }
 	const (
 		leafExpired = `the certificate of "IFX SLB9670 id:00070055" expired on 2028-01-01`

@@ -3,8 +3,6 @@ package enroll_test
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/x509"
 	"os"
 	"os/exec"
@@ -18,6 +16,7 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/enroll"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // A caBench is a device with the files of a CA.
@@ -41,11 +40,10 @@ func newCABench(t *testing.T, key crypto.Signer) *caBench {
 	}
 }
 
-func (b *caBench) write(t *testing.T, ca *testCA, more ...*x509.Certificate) {
+func (b *caBench) write(t *testing.T, ca *pki.CA, more ...*x509.Certificate) {
 	t.Helper()
-	writeCerts(t, b.dir, "ca.pem", append([]*x509.Certificate{ca.cert}, more...)...)
-	der, err := x509.MarshalPKCS8PrivateKey(ca.key)
-	writeFile(t, b.dir, "ca.key", pemKey(t, "PRIVATE KEY", der, err), 0o600)
+	writeCerts(t, b.dir, "ca.pem", append([]*x509.Certificate{ca.Cert}, more...)...)
+	writeFile(t, b.dir, "ca.key", ca.KeyPEM(t), 0o600)
 }
 
 func (b *caBench) enroll(t *testing.T) (*enroll.Result, error) {
@@ -58,12 +56,12 @@ func (b *caBench) enroll(t *testing.T) (*enroll.Result, error) {
 }
 
 func TestCA(t *testing.T) {
-	for name, keys := range map[string][2]crypto.Signer{"ECC": {newKey(t), newKey(t)}, "RSA": {newRSAKey(t), newRSAKey(t)}} {
+	for name, keys := range map[string][2]crypto.Signer{"ECC": {pki.NewKey(t), pki.NewKey(t)}, "RSA": {pki.NewRSAKey(t), pki.NewRSAKey(t)}} {
 		t.Run(name, func(t *testing.T) {
-			root := newCA(t, "root", newKey(t), nil)
-			issuing := newCA(t, "issuing", keys[0], root)
+			root := pki.NewCA(t, "root", nil)
+			issuing := pki.NewCAWithKey(t, "issuing", keys[0], root)
 			b := newCABench(t, keys[1])
-			b.write(t, issuing, root.cert)
+			b.write(t, issuing, root.Cert)
 			result, err := b.enroll(t)
 			if err != nil {
 				t.Fatal(err)
@@ -74,7 +72,7 @@ func TestCA(t *testing.T) {
 				usage |= x509.KeyUsageKeyEncipherment
 			}
 			if leaf.KeyUsage != usage || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}) || leaf.IsCA || !leaf.BasicConstraintsValid ||
-				len(leaf.SubjectKeyId) != 20 || !slices.Equal(leaf.AuthorityKeyId, issuing.cert.SubjectKeyId) || leaf.SerialNumber.Sign() <= 0 || leaf.SerialNumber.BitLen() < 64 {
+				len(leaf.SubjectKeyId) != 20 || !slices.Equal(leaf.AuthorityKeyId, issuing.Cert.SubjectKeyId) || leaf.SerialNumber.Sign() <= 0 || leaf.SerialNumber.BitLen() < 64 {
 				t.Errorf("got %+v", leaf)
 			}
 			if len(result.CA) != 2 || len(result.Chain.Intermediates) != 1 || len(result.Chain.Warnings) != 0 {
@@ -89,13 +87,13 @@ func TestCA(t *testing.T) {
 }
 
 // openssl is a stranger, and must find the chain good for a TLS client.
-func openssl(t *testing.T, dir string, root *testCA, chain *devid.Chain) {
+func openssl(t *testing.T, dir string, root *pki.CA, chain *devid.Chain) {
 	t.Helper()
 	program, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("there is no openssl")
+		t.Fatalf("%v: scripts/deps installs it", err)
 	}
-	writeCerts(t, dir, "root.pem", root.cert)
+	writeCerts(t, dir, "root.pem", root.Cert)
 	writeFile(t, dir, "chain.pem", chain.PEM(), 0o644)
 	cmd := exec.Command(program, "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "root.pem", "-untrusted", "chain.pem", "chain.pem")
 	cmd.Dir = dir
@@ -119,9 +117,9 @@ func TestCAValidity(t *testing.T) {
 		"IDevID with an end": {30, true, 7300 * day, time.Now().Add(30 * day)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newCABench(t, newKey(t))
+			b := newCABench(t, pki.NewKey(t))
 			b.cfg.Days, b.request.Expect.NoExpiry = test.days, test.noExpiry
-			b.write(t, newCA(t, "root", newKey(t), nil, func(c *x509.Certificate) {
+			b.write(t, pki.NewCA(t, "root", nil, func(c *x509.Certificate) {
 				c.NotBefore, c.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(test.caLeft)
 			}))
 			result, err := b.enroll(t)
@@ -143,8 +141,8 @@ func TestCAValidity(t *testing.T) {
 }
 
 func TestCAKeyFormats(t *testing.T) {
-	ec, rs := newKey(t), newRSAKey(t)
-	sec1, err := x509.MarshalECPrivateKey(ec.(*ecdsa.PrivateKey))
+	ec, rs := pki.NewKey(t), pki.NewRSAKey(t)
+	sec1, err := x509.MarshalECPrivateKey(ec)
 	ecPEM := pemKey(t, "EC PRIVATE KEY", sec1, err)
 	for name, test := range map[string]struct {
 		key  crypto.Signer
@@ -152,11 +150,11 @@ func TestCAKeyFormats(t *testing.T) {
 	}{
 		"EC":                 {ec, ecPEM},
 		"EC with parameters": {ec, append(pemKey(t, "EC PARAMETERS", []byte{6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}, nil), ecPEM...)},
-		"RSA":                {rs, pemKey(t, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rs.(*rsa.PrivateKey)), nil)},
+		"RSA":                {rs, pemKey(t, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rs), nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newCABench(t, newKey(t))
-			b.write(t, newCA(t, "root", test.key, nil))
+			b := newCABench(t, pki.NewKey(t))
+			b.write(t, pki.NewCAWithKey(t, "root", test.key, nil))
 			writeFile(t, b.dir, "ca.key", test.file, 0o600)
 			if _, err := b.enroll(t); err != nil {
 				t.Error(err)
@@ -177,16 +175,16 @@ func TestCARefuses(t *testing.T) {
 		"key readable by all": {func(t *testing.T, b *caBench) { chmod(t, b, 0o644) }, step.Configuration, "its mode is 0644", "ca_key"},
 		"key of the group":    {func(t *testing.T, b *caBench) { chmod(t, b, 0o640) }, step.Configuration, "its mode is 0640", "ca_key"},
 		"key of another CA": {func(t *testing.T, b *caBench) {
-			b.write(t, &testCA{cert: newCA(t, "x", newKey(t), nil).cert, key: newKey(t)})
+			b.write(t, &pki.CA{Cert: pki.NewCA(t, "x", nil).Cert, Key: pki.NewKey(t)})
 		}, step.Configuration, "the private key is another one's", "ca_certificate and ca_key"},
 		"not a CA": {func(t *testing.T, b *caBench) {
-			b.write(t, newCA(t, "x", newKey(t), nil, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature }))
+			b.write(t, pki.NewCA(t, "x", nil, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature }))
 		}, step.Configuration, "not the certificate of a CA", "ca_certificate"},
 		"CA that may not sign": {func(t *testing.T, b *caBench) {
-			b.write(t, newCA(t, "x", newKey(t), nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }))
+			b.write(t, pki.NewCA(t, "x", nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }))
 		}, step.Configuration, "keyCertSign", ""},
 		"expired CA": {func(t *testing.T, b *caBench) {
-			b.write(t, newCA(t, "x", newKey(t), nil, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }))
+			b.write(t, pki.NewCA(t, "x", nil, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }))
 		}, step.Temporary, "ended", "clock"},
 		"encrypted key": {func(t *testing.T, b *caBench) {
 			writeFile(t, b.dir, "ca.key", pemKey(t, "ENCRYPTED PRIVATE KEY", []byte{0}, nil), 0o600)
@@ -198,12 +196,12 @@ func TestCARefuses(t *testing.T) {
 		"no PEM":             {func(t *testing.T, b *caBench) { writeFile(t, b.dir, "ca.key", []byte("x"), 0o600) }, step.Configuration, "no PEM block", ""},
 		"damaged request":    {func(t *testing.T, b *caBench) { b.request.CSR[len(b.request.CSR)-1] ^= 1 }, step.Refused, "the certificate request", ""},
 		"other request": {func(t *testing.T, b *caBench) {
-			b.request.CSR = newCABench(t, newKey(t)).request.CSR
+			b.request.CSR = newCABench(t, pki.NewKey(t)).request.CSR
 		}, step.Refused, "another key", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newCABench(t, newKey(t))
-			b.write(t, newCA(t, "root", newKey(t), nil))
+			b := newCABench(t, pki.NewKey(t))
+			b.write(t, pki.NewCA(t, "root", nil))
 			test.change(t, b)
 			_, err := b.enroll(t)
 			if err == nil || step.ClassOf(err) != test.class || !strings.Contains(err.Error(), test.text) || !strings.Contains(step.HintOf(err), test.hint) {
@@ -220,4 +218,20 @@ func chmod(t *testing.T, b *caBench, mode os.FileMode) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func writeFile(t *testing.T, root, name string, data []byte, mode os.FileMode) {
+	t.Helper()
+	path := filepath.Join(root, name)
+	if err := os.WriteFile(path, data, mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+}
+
+func writeCerts(t *testing.T, root, name string, certs ...*x509.Certificate) {
+	t.Helper()
+	writeFile(t, root, name, pki.PEM(certs...), 0o644)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/enroll"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // A bench is a device with its files, and an EST server with a CA that do as the test says.
@@ -34,7 +35,7 @@ type bench struct {
 	request enroll.Request
 	key     crypto.Signer
 
-	root, issuing, tls *testCA
+	root, issuing, tls *pki.CA
 	server             *httptest.Server
 	requests, posts    atomic.Int32
 
@@ -46,23 +47,23 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{key: newKey(t)}
-	b.root = newCA(t, "root", newKey(t), nil)
-	b.issuing = newCA(t, "issuing", newKey(t), b.root)
-	b.tls = newCA(t, "tls", newKey(t), nil)
-	b.cacerts = func() []*x509.Certificate { return []*x509.Certificate{b.issuing.cert, b.root.cert} }
+	b := &bench{key: pki.NewKey(t)}
+	b.root = pki.NewCA(t, "root", nil)
+	b.issuing = pki.NewCA(t, "issuing", b.root)
+	b.tls = pki.NewCA(t, "tls", nil)
+	b.cacerts = func() []*x509.Certificate { return []*x509.Certificate{b.issuing.Cert, b.root.Cert} }
 	b.issue = func(csr *x509.CertificateRequest) []*x509.Certificate {
-		return []*x509.Certificate{b.issuing.issue(t, csr.PublicKey, csr.Subject)}
+		return []*x509.Certificate{b.issuing.Issue(t, csr.PublicKey, csr.Subject)}
 	}
 
 	b.server = httptest.NewUnstartedServer(b)
-	b.server.TLS = &tls.Config{Certificates: []tls.Certificate{b.tls.server(t)}, ClientAuth: tls.RequestClientCert}
+	b.server.TLS = &tls.Config{Certificates: []tls.Certificate{b.tls.Server(t)}, ClientAuth: tls.RequestClientCert}
 	b.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	b.server.StartTLS()
 	t.Cleanup(b.server.Close)
 
 	dir := t.TempDir()
-	writeCerts(t, dir, "server-ca.pem", b.tls.cert)
+	writeCerts(t, dir, "server-ca.pem", b.tls.Cert)
 	b.cfg = config.Enroll{
 		Method: config.MethodBasic, Server: strings.TrimPrefix(b.server.URL, "https://"), Label: "iot", ServerCA: "/server-ca.pem",
 		Username: "user", Password: "password", Secret: "secret",
@@ -150,9 +151,10 @@ func TestMethods(t *testing.T) {
 			b := newBench(t)
 			b.cfg.Method = method
 			if method == config.MethodMTLS {
-				key := newKey(t)
-				cert := newCA(t, "maker", newKey(t), nil).issue(t, key.Public(), pkix.Name{CommonName: "idevid"})
-				b.options.Identity = &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+				key := pki.NewKey(t)
+				cert := pki.NewCA(t, "maker", nil).Issue(t, key.Public(), pkix.Name{CommonName: "idevid"})
+				identity := pki.TLS(key, cert)
+				b.options.Identity = &identity
 			}
 			result, err := b.enroll(t)
 			if err != nil {
@@ -184,10 +186,10 @@ func TestErrors(t *testing.T) {
 			}
 		}
 	}
-	issued := func(changes ...change) func(*testing.T, *bench) {
+	issued := func(changes ...pki.Change) func(*testing.T, *bench) {
 		return func(t *testing.T, b *bench) {
 			b.issue = func(csr *x509.CertificateRequest) []*x509.Certificate {
-				return []*x509.Certificate{b.issuing.issue(t, csr.PublicKey, csr.Subject, changes...)}
+				return []*x509.Certificate{b.issuing.Issue(t, csr.PublicKey, csr.Subject, changes...)}
 			}
 		}
 	}
@@ -205,7 +207,7 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	expiredServer := serverCert(func(t *testing.T, b *bench) tls.Certificate {
-		return b.tls.server(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+		return b.tls.Server(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
 	})
 	in1970 := func(_ *testing.T, b *bench) { b.options.Now = func() time.Time { return time.Unix(0, 0) } }
 	expired := issued(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
@@ -230,18 +232,18 @@ func TestErrors(t *testing.T) {
 		}, step.ServerRefused, "401", "does not take the secret", 2, 0},
 		"unknown IDevID": {func(t *testing.T, b *bench) {
 			b.cfg.Method = config.MethodMTLS
-			c := newCA(t, "x", newKey(t), nil).server(t)
+			c := pki.NewCA(t, "x", nil).Server(t)
 			b.options.Identity = &c
 		}, step.ServerRefused, "401", "does not take the device's IDevID", 2, 0},
 		"IDevID refused by TLS": {func(t *testing.T, b *bench) {
 			b.cfg.Method = config.MethodMTLS
-			c := newCA(t, "x", newKey(t), nil).server(t)
+			c := pki.NewCA(t, "x", nil).Server(t)
 			b.options.Identity = &c
 			b.server.TLS.ClientAuth, b.server.TLS.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
 		}, step.ServerRefused, "unknown certificate authority", "it must know the CA of the device's IDevID", 0, 0},
 		"TPM that does not sign": {func(t *testing.T, b *bench) {
 			b.cfg.Method = config.MethodMTLS
-			c := newCA(t, "x", newKey(t), nil).server(t)
+			c := pki.NewCA(t, "x", nil).Server(t)
 			c.PrivateKey = brokenKey{c.PrivateKey.(crypto.Signer)}
 			b.options.Identity = &c
 		}, step.Unavailable, "cannot sign the TLS handshake with the key of the IDevID: no TPM", "plug it in", 0, 0},
@@ -273,41 +275,41 @@ func TestErrors(t *testing.T) {
 			b.cfg.Server = strings.TrimPrefix(s.URL, "http://")
 		}, step.Temporary, "HTTP response to HTTPS", "is server = ", 0, 0},
 
-		"wrong CA":   {func(t *testing.T, b *bench) { writeCerts(t, b.dir(), "server-ca.pem", b.root.cert) }, step.Refused, "unknown authority", `server_ca = "/server-ca.pem" does not verify`, 0, 0},
+		"wrong CA":   {func(t *testing.T, b *bench) { writeCerts(t, b.dir(), "server-ca.pem", b.root.Cert) }, step.Refused, "unknown authority", `server_ca = "/server-ca.pem" does not verify`, 0, 0},
 		"system CAs": {func(_ *testing.T, b *bench) { b.cfg.ServerCA = config.SystemCA }, step.Refused, "unknown authority", `server_ca = "system"`, 0, 0},
 		"wrong host": {serverCert(func(t *testing.T, b *bench) tls.Certificate {
-			return b.tls.server(t, func(c *x509.Certificate) { c.IPAddresses = nil })
+			return b.tls.Server(t, func(c *x509.Certificate) { c.IPAddresses = nil })
 		}), step.Refused, "127.0.0.1", "must be a name that is in", 0, 0},
 		"client's cert": {serverCert(func(t *testing.T, b *bench) tls.Certificate {
-			return b.tls.server(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
+			return b.tls.Server(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 		}), step.Refused, "key usage", "cannot be used", 0, 0},
 		"expired server":            {expiredServer, step.Refused, "expired", "not valid today", 0, 0},
 		"expired server, bad clock": {unverified(expiredServer), step.Temporary, "expired", "time server", 0, 0},
 		"1970":                      {in1970, step.Refused, "not yet valid", "not valid today", 0, 0},
 		"1970, bad clock":           {unverified(in1970), step.Temporary, "not yet valid", "time server", 0, 0},
-		"wrong CA in 1970":          {unverified(func(t *testing.T, b *bench) { in1970(t, b); writeCerts(t, b.dir(), "server-ca.pem", b.root.cert) }), step.Refused, "", "server_ca", 0, 0},
+		"wrong CA in 1970":          {unverified(func(t *testing.T, b *bench) { in1970(t, b); writeCerts(t, b.dir(), "server-ca.pem", b.root.Cert) }), step.Refused, "", "server_ca", 0, 0},
 		"expired server of wrong CA": {unverified(func(t *testing.T, b *bench) {
 			expiredServer(t, b)
-			writeCerts(t, b.dir(), "server-ca.pem", b.root.cert)
+			writeCerts(t, b.dir(), "server-ca.pem", b.root.Cert)
 		}), step.Refused, "", "server_ca", 0, 0},
 		"expired server older than its CA": {func(t *testing.T, b *bench) {
-			young := newCA(t, "young", newKey(t), nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(-time.Minute) })
+			young := pki.NewCA(t, "young", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(-time.Minute) })
 			serverCert(func(t *testing.T, _ *bench) tls.Certificate {
-				return young.server(t, func(c *x509.Certificate) {
+				return young.Server(t, func(c *x509.Certificate) {
 					c.NotBefore, c.NotAfter = time.Now().Add(-3*time.Hour), time.Now().Add(-2*time.Hour)
 				})
 			})(t, b)
-			writeCerts(t, b.dir(), "server-ca.pem", young.cert)
+			writeCerts(t, b.dir(), "server-ca.pem", young.Cert)
 		}, step.Refused, "expired", "not valid today", 0, 0},
 		"expired server CA, bad clock": {unverified(func(t *testing.T, b *bench) {
-			old := newCA(t, "old", newKey(t), nil, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
-			serverCert(func(t *testing.T, _ *bench) tls.Certificate { return old.server(t) })(t, b)
-			writeCerts(t, b.dir(), "server-ca.pem", old.cert)
+			old := pki.NewCA(t, "old", nil, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+			serverCert(func(t *testing.T, _ *bench) tls.Certificate { return old.Server(t) })(t, b)
+			writeCerts(t, b.dir(), "server-ca.pem", old.Cert)
 		}), step.Temporary, "", "time server", 0, 0},
 
 		"other key": {func(t *testing.T, b *bench) {
 			b.issue = func(csr *x509.CertificateRequest) []*x509.Certificate {
-				return []*x509.Certificate{b.issuing.issue(t, newKey(t).Public(), csr.Subject)}
+				return []*x509.Certificate{b.issuing.Issue(t, pki.NewKey(t).Public(), csr.Subject)}
 			}
 		}, step.Refused, "another key", "somebody else's", 2, 0},
 		"CA certificate":     {issued(func(c *x509.Certificate) { c.IsCA = true }), step.Refused, "of a CA", "its operator", 2, 0},
@@ -316,12 +318,12 @@ func TestErrors(t *testing.T) {
 		"expired":            {expired, step.Refused, "ended", "not valid today", 2, 0},
 		"expired, bad clock": {unverified(expired), step.Temporary, "ended", "time server", 2, 0},
 		"not in cacerts": {func(_ *testing.T, b *bench) {
-			b.cacerts = func() []*x509.Certificate { return []*x509.Certificate{b.tls.cert} }
+			b.cacerts = func() []*x509.Certificate { return []*x509.Certificate{b.tls.Cert} }
 		}, step.Refused, "no chain", "/cacerts", 2, 0},
 		"of the TLS CA": {func(t *testing.T, b *bench) {
 			// The CA of the server's TLS certificate may sign no device unless /cacerts says so.
 			b.issue = func(csr *x509.CertificateRequest) []*x509.Certificate {
-				return []*x509.Certificate{b.tls.issue(t, csr.PublicKey, csr.Subject), b.tls.cert}
+				return []*x509.Certificate{b.tls.Issue(t, csr.PublicKey, csr.Subject), b.tls.Cert}
 			}
 		}, step.Refused, "no chain", "/cacerts", 2, 0},
 
@@ -380,7 +382,7 @@ func TestAnySubject(t *testing.T) {
 	b := newBench(t)
 	b.cfg.AnySubject = true
 	b.issue = func(csr *x509.CertificateRequest) []*x509.Certificate {
-		return []*x509.Certificate{b.root.cert, b.issuing.issue(t, csr.PublicKey, pkix.Name{CommonName: "x"}), b.issuing.cert}
+		return []*x509.Certificate{b.root.Cert, b.issuing.Issue(t, csr.PublicKey, pkix.Name{CommonName: "x"}), b.issuing.Cert}
 	}
 	if _, err := b.enroll(t); err != nil {
 		t.Error(err)

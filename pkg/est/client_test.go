@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -21,25 +22,27 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smallstep/pkcs7"
+
 	"github.com/tpm2cloud/tpm2cloud/pkg/est"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // A server is an EST server whose answers a test chooses. It counts its requests.
 type server struct {
 	*httptest.Server
-	ca       *tls.Certificate
+	ca       *pki.CA
 	requests atomic.Int32
 }
 
 func serve(t *testing.T, handler http.HandlerFunc, changes ...func(*tls.Config)) *server {
 	t.Helper()
-	ca := issue(t, "server CA", ecKey(t), nil, nil)
-	s := &server{ca: ca}
+	s := &server{ca: pki.NewCA(t, "server CA", nil)}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		handler(w, r)
 	}))
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{*issue(t, "server", ecKey(t), ca, nil)}}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{s.ca.Server(t)}}
 	for _, change := range changes {
 		change(s.TLS)
 	}
@@ -53,7 +56,7 @@ func (s *server) host() string { return strings.TrimPrefix(s.URL, "https://") }
 
 func (s *server) roots() *x509.CertPool {
 	roots := x509.NewCertPool()
-	roots.AddCert(s.ca.Leaf)
+	roots.AddCert(s.ca.Cert)
 	return roots
 }
 
@@ -81,7 +84,7 @@ func answer(contentType, body string) http.HandlerFunc {
 const certsOnlyType = "application/pkcs7-mime; smime-type=certs-only"
 
 func TestCACerts(t *testing.T) {
-	root := issue(t, "root", ecKey(t), nil, nil).Leaf
+	root := pki.NewCA(t, "root", nil).Cert
 	body := text(certsOnly(t, root))
 	var got *http.Request
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -103,7 +106,7 @@ func TestCACerts(t *testing.T) {
 
 func TestSimpleEnroll(t *testing.T) {
 	csr := bytes.Repeat([]byte("request"), 50)
-	leaf := issue(t, "leaf", ecKey(t), nil, nil).Leaf
+	leaf := pki.NewCA(t, "leaf", nil).Cert
 	var got *http.Request
 	var sent []byte
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -133,7 +136,7 @@ func TestSimpleEnroll(t *testing.T) {
 }
 
 func TestAnswers(t *testing.T) {
-	leaf := issue(t, "leaf", ecKey(t), nil, nil).Leaf
+	leaf := pki.NewCA(t, "leaf", nil).Cert
 	der := certsOnly(t, leaf)
 	status := func(code int, text string, header ...string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -229,29 +232,29 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestServerTrust(t *testing.T) {
-	other := issue(t, "other CA", ecKey(t), nil, nil)
+	other := pki.NewCA(t, "other CA", nil)
 	for name, test := range map[string]struct {
 		client func(*est.Options)
-		server func(*testing.T, *server) *tls.Certificate
+		server func(*testing.T, *server) tls.Certificate
 		as     any
 	}{
 		"unknown CA":   {client: func(o *est.Options) { o.Roots = x509.NewCertPool() }, as: new(x509.UnknownAuthorityError)},
 		"system store": {client: func(o *est.Options) { o.Roots = nil }, as: new(x509.UnknownAuthorityError)},
-		"other host": {server: func(t *testing.T, s *server) *tls.Certificate {
-			return issue(t, "x", ecKey(t), s.ca, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"est.example.com"} })
+		"other host": {server: func(t *testing.T, s *server) tls.Certificate {
+			return s.ca.Server(t, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"est.example.com"} })
 		}, as: new(x509.HostnameError)},
-		"expired": {server: func(t *testing.T, s *server) *tls.Certificate {
-			return issue(t, "x", ecKey(t), s.ca, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+		"expired": {server: func(t *testing.T, s *server) tls.Certificate {
+			return s.ca.Server(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
 		}, as: new(x509.CertificateInvalidError)},
 		"clock of 1970": {client: func(o *est.Options) { o.Time = func() time.Time { return time.Unix(0, 0) } }, as: new(x509.CertificateInvalidError)},
-		"of another CA": {server: func(t *testing.T, s *server) *tls.Certificate { return issue(t, "x", ecKey(t), other, nil) }, as: new(x509.UnknownAuthorityError)},
+		"of another CA": {server: func(t *testing.T, s *server) tls.Certificate { return other.Server(t) }, as: new(x509.UnknownAuthorityError)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, answer(certsOnlyType, ""))
 			if test.server != nil {
 				s.TLS.Certificates = nil // httptest has its own copy of the first certificate
 				cert := test.server(t, s)
-				s.TLS.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }
+				s.TLS.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
 			}
 			c := s.client(t, func(o *est.Options) {
 				o.Username, o.Password = "user", "hunter2"
@@ -278,25 +281,25 @@ func TestOldTLS(t *testing.T) {
 }
 
 func TestClientCertificate(t *testing.T) {
-	root := issue(t, "root", ecKey(t), nil, nil)
+	root := pki.NewCA(t, "root", nil)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		for name, key := range map[string]crypto.Signer{"ECDSA": ecKey(t), "RSA": rsaKey(t)} {
+		for name, key := range map[string]crypto.Signer{"ECDSA": pki.NewKey(t), "RSA": pki.NewRSAKey(t)} {
 			for _, known := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s %s known=%t", tls.VersionName(version), name, known), func(t *testing.T) {
-					identity := issue(t, "idevid", key, root, nil)
+					identity := pki.TLS(key, root.Issue(t, key.Public(), pkix.Name{CommonName: "idevid"}))
 					clients := x509.NewCertPool()
 					if known {
-						clients.AddCert(root.Leaf)
+						clients.AddCert(root.Cert)
 					}
 					var seen string
 					s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 						seen = r.TLS.PeerCertificates[0].Subject.CommonName
-						answer(certsOnlyType, text(certsOnly(t, root.Leaf)))(w, r)
+						answer(certsOnlyType, text(certsOnly(t, root.Cert)))(w, r)
 					}, func(c *tls.Config) {
 						c.MinVersion, c.MaxVersion = version, version
 						c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, clients
 					})
-					c := s.client(t, func(o *est.Options) { o.Certificate = identity })
+					c := s.client(t, func(o *est.Options) { o.Certificate = &identity })
 					_, err := c.CACerts(context.Background())
 					if known && (err != nil || seen != "idevid") {
 						t.Errorf("the server saw %q: %v", seen, err)
@@ -311,7 +314,7 @@ func TestClientCertificate(t *testing.T) {
 }
 
 func TestProxy(t *testing.T) {
-	root := issue(t, "root", ecKey(t), nil, nil).Leaf
+	root := pki.NewCA(t, "root", nil).Cert
 	s := serve(t, answer(certsOnlyType, text(certsOnly(t, root))))
 	var asked, credentials string
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -320,21 +323,7 @@ func TestProxy(t *testing.T) {
 			http.Error(w, "who?", http.StatusProxyAuthRequired)
 			return
 		}
-		server, err := net.Dial("tcp", r.Host)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer server.Close()
-		client, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer client.Close()
-		io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
-		go io.Copy(server, client)
-		io.Copy(client, server)
+		tunnel(t, w, r.Host)
 	}))
 	defer proxy.Close()
 	through := func(user *url.Userinfo) *est.Client {
@@ -397,14 +386,56 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// An address of IPv6 is asked for as such, and its server verified by it. A
+// proxy leads to the server, so that the test needs no IPv6 of its host.
 func TestIPv6(t *testing.T) {
-	listener, err := net.Listen("tcp", "[::1]:0")
-	if err != nil {
-		t.Skip("there is no IPv6 here")
+	s := serve(t, answer(certsOnlyType, text(certsOnly(t, pki.NewCA(t, "root", nil).Cert))))
+	var asked string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.Method + " " + r.Host
+		tunnel(t, w, s.host())
+	}))
+	defer proxy.Close()
+	through := func(o *est.Options) {
+		o.Server = "[::1]:8443"
+		o.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: strings.TrimPrefix(proxy.URL, "http://")})
 	}
-	s := serve(t, answer(certsOnlyType, text(certsOnly(t, issue(t, "root", ecKey(t), nil, nil).Leaf))))
-	go s.Config.Serve(tls.NewListener(listener, s.TLS))
-	if _, err := s.client(t, func(o *est.Options) { o.Server = listener.Addr().String() }).CACerts(context.Background()); err != nil {
-		t.Error(err)
+	if _, err := s.client(t, through).CACerts(context.Background()); err != nil || asked != "CONNECT [::1]:8443" {
+		t.Errorf("the proxy was asked %q: %v", asked, err)
 	}
 }
+
+// tunnel is what a proxy does to CONNECT, until one side ends the connection.
+func tunnel(t *testing.T, w http.ResponseWriter, host string) {
+	server, err := net.Dial("tcp", host)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer server.Close()
+	client, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer client.Close()
+	io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+	go io.Copy(server, client)
+	io.Copy(client, server)
+}
+
+// certsOnly is written by a PKCS#7 module that this package does not use.
+func certsOnly(t testing.TB, certs ...*x509.Certificate) []byte {
+	t.Helper()
+	var all []byte
+	for _, c := range certs {
+		all = append(all, c.Raw...)
+	}
+	der, err := pkcs7.DegenerateCertificate(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func text(der []byte) string { return base64.StdEncoding.EncodeToString(der) }

@@ -2,39 +2,16 @@ package est
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
-	"math/big"
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/smallstep/pkcs7"
-)
 
-func testCertificate(t testing.TB) *x509.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
-}
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
+)
 
 // tlv is one element of DER with a content of up to 64 KiB.
 func tlv(tag byte, parts ...[]byte) []byte {
@@ -53,7 +30,7 @@ func open(tag byte, parts ...[]byte) []byte {
 }
 
 func TestDecode(t *testing.T) {
-	cert := testCertificate(t)
+	cert := pki.NewCA(t, "x", nil).Cert
 	der, err := pkcs7.DegenerateCertificate(append(bytes.Clone(cert.Raw), cert.Raw...))
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +61,7 @@ func TestDecode(t *testing.T) {
 		"HTML":                  {"<html>", "it is not base64"},
 		"half":                  {plain[:len(plain)/2&^3], "it is cut off"},
 		"PEM damaged":           {"-----BEGIN PKCS7-----\nMII", "its PEM block is damaged"},
-		"PEM of a certificate":  {string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})), `"CERTIFICATE", not a PKCS7`},
+		"PEM of a certificate":  {string(pki.PEM(cert)), `"CERTIFICATE", not a PKCS7`},
 		"two PEM blocks":        {strings.Repeat(string(pem.EncodeToMemory(&pem.Block{Type: "PKCS7", Bytes: der})), 2), "something follows"},
 		"bare certificate":      {b64(cert.Raw), "it is not a PKCS#7 structure"},
 		"trailing bytes":        {b64(append(bytes.Clone(der), 0)), "something follows"},
@@ -123,11 +100,11 @@ func TestDecode(t *testing.T) {
 func TestDecodeOpenSSL(t *testing.T) {
 	program, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("there is no openssl")
+		t.Fatalf("%v: scripts/deps installs it", err)
 	}
-	cert := testCertificate(t)
+	cert := pki.NewCA(t, "x", nil).Cert
 	cmd := exec.Command(program, "crl2pkcs7", "-nocrl", "-certfile", "/dev/stdin")
-	cmd.Stdin = bytes.NewReader(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}))
+	cmd.Stdin = bytes.NewReader(pki.PEM(cert))
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +116,7 @@ func TestDecodeOpenSSL(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	cert := testCertificate(f)
+	cert := pki.NewCA(f, "x", nil).Cert
 	der, err := pkcs7.DegenerateCertificate(cert.Raw)
 	if err != nil {
 		f.Fatal(err)
@@ -158,7 +135,7 @@ func FuzzDecode(f *testing.F) {
 
 // FuzzParseCertsOnly spares the fuzzer from finding out about base64.
 func FuzzParseCertsOnly(f *testing.F) {
-	cert := testCertificate(f)
+	cert := pki.NewCA(f, "x", nil).Cert
 	der, err := pkcs7.DegenerateCertificate(cert.Raw)
 	if err != nil {
 		f.Fatal(err)

@@ -95,13 +95,12 @@ func Describe(c *x509.Certificate) *step.Certificate {
 	}
 }
 
-// Floors are times that the clock can't be before: the CA certificates that are
-// pinned, by the configuration or by an enrolment, existed when this device got
-// them.
+// Floors are times that the clock can't be before: what this device enrolled
+// with, and the CA certificates that its configuration pins, existed when it
+// got them. Of a CA's own list only those in the chain count: some CAs publish
+// the next root before it begins.
 func Floors(cfg *config.Config) []time.Time {
-	files := []string{
-		Dir(cfg, IDevID).Path(FileCA), Dir(cfg, LDevID).Path(FileCA),
-	}
+	files := []string{Dir(cfg, IDevID).Path(FileCertificate), Dir(cfg, LDevID).Path(FileCertificate)}
 	for _, pinned := range []string{cfg.IDevID.Enroll.ServerCA, cfg.LDevID.Enroll.ServerCA, cfg.LDevID.IDevIDCA} {
 		if filepath.IsAbs(pinned) {
 			files = append(files, cfg.Path(pinned))

@@ -23,7 +23,7 @@ type Order struct {
 	// Section names Enroll in hints: "idevid.enroll".
 	Section string
 	Files   *store.Dir
-	Clock   clock.Clock
+	Clock   func() clock.Clock
 
 	Key     crypto.PublicKey
 	Subject pkix.Name
@@ -46,9 +46,9 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 		Path:          o.Config.Path,
 		Secret:        o.Config.ReadSecret,
 		Identity:      o.Identity,
-		Now:           func() time.Time { return o.Clock.Time },
+		Now:           func() time.Time { return o.Clock().Time },
 		Section:       o.Section,
-		ClockVerified: o.Clock.Verified,
+		ClockVerified: o.Clock().Verified,
 	})
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 		AnySubject: o.Enroll.AnySubject,
 		ClientAuth: o.ClientAuth,
 		NoExpiry:   o.NoExpiry,
-		At:         o.Clock.Time,
+		At:         o.Clock().Time,
 	}})
 	if err != nil {
 		return nil, err

@@ -184,9 +184,9 @@ func (p *Program) staged() (*devid.Chain, error) {
 		return nil, err
 	}
 	_, err = identity.Check(chain, devid.Expect{
-		Key: public, Subject: subject, AnySubject: p.cfg.IDevID.Enroll.AnySubject, Roots: roots, At: p.clock.Time})
+		Key: public, Subject: subject, AnySubject: p.cfg.IDevID.Enroll.AnySubject, Roots: roots, At: p.clock().Time})
 	var dates *devid.DateError
-	if err != nil && (!errors.As(err, &dates) || p.clock.Verified) {
+	if err != nil && (!errors.As(err, &dates) || p.clock().Verified) {
 		return nil, nil
 	}
 	return chain, nil

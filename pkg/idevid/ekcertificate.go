@@ -97,7 +97,7 @@ func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 	verdict, err := ek.Verify(certified.Certificate, ek.Options{
 		Anchors:       trust.Anchors,
 		Intermediates: p.vendor.found.Chain,
-		At:            p.clock.Time,
+		At:            p.clock().Time,
 		AllowExpired:  p.cfg.EK.AllowExpired,
 	})
 	if err == nil {
@@ -111,7 +111,7 @@ func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 	case errors.As(err, &unknown):
 		hint = fmt.Sprintf("put the vendor's CA certificates into %s", dirs[len(dirs)-1])
 	case errors.As(err, &early), errors.As(err, &expired):
-		if !p.clock.Verified {
+		if !p.clock().Verified {
 			class, hint = step.Temporary, "the clock is not synchronised; it may be wrong"
 		}
 	}

@@ -43,7 +43,7 @@ type Program struct {
 	cfg    *config.Config
 	tpm    *tpm.TPM
 	device *device.Info
-	clock  clock.Clock
+	clock  func() clock.Clock // read anew: it may be set while a run waits
 	files  *store.Dir
 
 	// What the vendor put into NV does not change in a run: it is read once.
@@ -58,7 +58,7 @@ type Program struct {
 }
 
 // New makes a run. It reads nothing and changes nothing.
-func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now clock.Clock) *Program {
+func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now func() clock.Clock) *Program {
 	return &Program{cfg: cfg, tpm: t, device: board, clock: now, files: identity.Dir(cfg, identity.IDevID)}
 }
 

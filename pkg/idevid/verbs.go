@@ -50,7 +50,7 @@ func (p *Program) Verify(caFile, commonName string) (*Verified, error) {
 			return nil, err
 		}
 	}
-	warnings, err := identity.JudgeIDevID(chain, roots, commonName, p.clock)
+	warnings, err := identity.JudgeIDevID(chain, roots, commonName, p.clock())
 	if err != nil {
 		return nil, err
 	}

@@ -53,13 +53,13 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 	}
 	checked, err := identity.Check(chain, devid.Expect{
 		Key: public, Subject: subject, AnySubject: s.cfg.LDevID.Enroll.AnySubject,
-		ClientAuth: true, Roots: roots, At: s.clock.Time,
+		ClientAuth: true, Roots: roots, At: s.clock().Time,
 	})
 	var dates *devid.DateError
 	switch {
 	case err == nil:
 		obs.State, obs.Detail, obs.Warnings = step.Present, "verified", checked.Warnings
-	case errors.As(err, &dates) && !s.clock.Verified:
+	case errors.As(err, &dates) && !s.clock().Verified:
 		// A clock that may be wrong calls no certificate bad.
 		obs.State, obs.Detail = step.Present, "clock unverified"
 		obs.Warnings = []string{err.Error()}

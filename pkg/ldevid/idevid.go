@@ -46,7 +46,7 @@ func (s idevid) Observe(context.Context) (step.Observation, error) {
 	if err != nil {
 		return obs, err
 	}
-	if obs.Warnings, err = identity.JudgeIDevID(chain, roots, name, s.clock); err != nil {
+	if obs.Warnings, err = identity.JudgeIDevID(chain, roots, name, s.clock()); err != nil {
 		return obs, err
 	}
 	obs.State, obs.Detail = step.Present, "verified, and the TPM holds its key"

@@ -35,8 +35,8 @@ type Program struct {
 	cfg    *config.Config
 	tpm    *tpm.TPM
 	device *device.Info
-	clock  clock.Clock
-	files  *store.Dir // of the LDevID
+	clock  func() clock.Clock // read anew: it may be set while a run waits
+	files  *store.Dir         // of the LDevID
 	idevid *store.Dir
 	pins   *store.Dir
 	shelf  *store.Dir // the directory of the token's store
@@ -54,7 +54,7 @@ type Program struct {
 }
 
 // New makes a run. It reads nothing and changes nothing.
-func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now clock.Clock) *Program {
+func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now func() clock.Clock) *Program {
 	state := cfg.Path(cfg.Run.State)
 	return &Program{
 		cfg: cfg, tpm: t, device: board, clock: now,

@@ -109,6 +109,9 @@ const maxMoves = 8
 // once observes and acts until the step is Present.
 func once(ctx context.Context, s Step) (obs Observation, acted bool, err error) {
 	for range maxMoves {
+		if err := ctx.Err(); err != nil {
+			return obs, acted, err
+		}
 		obs, err = s.Observe(ctx)
 		if err != nil {
 			return obs, acted, err
@@ -142,7 +145,7 @@ func Observe(ctx context.Context, steps []Step) []Row {
 		obs, err := s.Observe(ctx)
 		row := Row{Step: s.Name(), Observation: obs, Err: err}
 		if err != nil {
-			row.Error = err.Error()
+			row.State, row.Error = Unknown, err.Error()
 		}
 		rows = append(rows, row)
 	}

@@ -36,6 +36,8 @@ const (
 	// Conflict: something that is not ours stands in the place. Nobody
 	// touches it; the run ends.
 	Conflict
+	// Unknown: Observe could not tell, or not yet. A run never sees it.
+	Unknown
 )
 
 func (s State) String() string {
@@ -90,7 +92,7 @@ type Certificate struct {
 // WaitsFor is what a step sees whose object can only be judged when another
 // step is present. A run never meets it; the status does.
 func WaitsFor(object, step string) Observation {
-	return Observation{Object: object, Detail: "waits for " + step}
+	return Observation{State: Unknown, Object: object, Detail: "waits for " + step}
 }
 
 // Step is one row of a program.

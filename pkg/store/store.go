@@ -54,12 +54,19 @@ func (d *Dir) create() error {
 	if err := os.MkdirAll(filepath.Dir(d.name), 0o755); err != nil {
 		return fmt.Errorf("cannot create %s: %w", filepath.Dir(d.name), err)
 	}
-	if err := os.Mkdir(d.name, d.mode.Perm()); err != nil && !errors.Is(err, fs.ErrExist) {
+	// Under another name until its mode is right: Mkdir takes no setgid bit, the
+	// umask takes bits away, and a power cut may come in between.
+	fresh, err := os.MkdirTemp(filepath.Dir(d.name), "."+filepath.Base(d.name))
+	if err != nil {
 		return fmt.Errorf("cannot create %s: %w", d.name, err)
 	}
-	// The umask took bits of the mode away, and Mkdir takes no setgid bit.
-	if err := os.Chmod(d.name, d.mode); err != nil {
+	if err := os.Chmod(fresh, d.mode); err != nil {
+		os.Remove(fresh)
 		return fmt.Errorf("cannot set the mode of %s: %w", d.name, err)
+	}
+	if err := os.Rename(fresh, d.name); err != nil {
+		os.Remove(fresh)
+		return fmt.Errorf("cannot create %s: %w", d.name, err)
 	}
 	f, err := os.Open(filepath.Dir(d.name))
 	if err != nil {

@@ -137,7 +137,7 @@ func (d *device) link(keyLabel string, id []byte, template tpm2.TPMTPublic, wrap
 func (d *device) run(name string, args ...string) string {
 	d.t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		d.t.Skipf("%s is not installed", name)
+		d.t.Fatalf("%v: scripts/deps installs it", err)
 	}
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), "TPM2_PKCS11_STORE="+d.store, "TPM2_PKCS11_TCTI="+d.tcti(), "TSS2_LOG=all+NONE",

@@ -6,13 +6,13 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
 	"math/big"
 	"net"
 	"testing"
-	"time"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 func signDigest(t *testing.T, s *Signer) {
@@ -36,20 +36,17 @@ func signDigest(t *testing.T, s *Signer) {
 // handshake makes a TLS connection in which the Signer is the client's key.
 func handshake(t *testing.T, key crypto.Signer, version uint16) {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "device"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"device"}}
-	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
-	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	serverKey := must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048))
-	serverDER := must[[]byte](t)(x509.CreateCertificate(rand.Reader, template, template, serverKey.Public(), serverKey))
-
+	selfSigned := func(key crypto.Signer) []tls.Certificate {
+		return []tls.Certificate{pki.TLS(key, (&pki.CA{Key: key}).Issue(t, key.Public(), pkix.Name{CommonName: "device"}))}
+	}
+	server := selfSigned(pki.NewRSAKey(t))
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
 	result := make(chan error, 1)
 	go func() {
 		c := tls.Server(b, &tls.Config{
-			Certificates: []tls.Certificate{{Certificate: [][]byte{serverDER}, PrivateKey: serverKey}},
+			Certificates: server,
 			ClientAuth:   tls.RequireAnyClientCert, MinVersion: version, MaxVersion: version,
 		})
 		err := c.Handshake()
@@ -61,7 +58,7 @@ func handshake(t *testing.T, key crypto.Signer, version uint16) {
 		}
 		result <- err
 	}()
-	c := tls.Client(a, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert},
+	c := tls.Client(a, &tls.Config{InsecureSkipVerify: true, Certificates: selfSigned(key),
 		MinVersion: version, MaxVersion: version})
 	if err := c.Handshake(); err != nil {
 		t.Errorf("TLS %x, client: %v", version, err)

@@ -42,7 +42,7 @@ type testTPM struct {
 func newTPM(t *testing.T) *testTPM {
 	t.Helper()
 	if _, err := exec.LookPath("swtpm"); err != nil {
-		t.Skip("swtpm is not installed")
+		t.Fatalf("%v: scripts/deps installs it", err)
 	}
 	dir, err := os.MkdirTemp("", "tk") // short: socket paths have 107 bytes
 	if err != nil {

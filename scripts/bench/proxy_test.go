@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -52,7 +53,16 @@ var (
 // A connection of Go code and one of a C library, in one process at once.
 func TestProxyTellsWhoAsks(t *testing.T) {
 	if blockingSocket(os.Getpid()) {
-		t.Skip("this process was given a socket")
+		// As what it reads or writes, most likely: a process with pipes tells both apart.
+		if os.Getenv("TEST_PROXY_PIPES") != "" {
+			t.Fatal("this process was given a socket by whoever runs the tests")
+		}
+		cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), "TEST_PROXY_PIPES=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
 	}
 	backend := fakeTPM(t)
 	path := backend + "p"

@@ -1,123 +1,61 @@
 package tpm
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 )
 
 // Vendor is a TPM vendor's CA.
-type Vendor struct {
-	Root *x509.Certificate // its certificate, which is a root unless it is an Intermediate
-	key  *ecdsa.PrivateKey
-}
+type Vendor struct{ *pki.CA }
 
 // NewVendor makes a vendor with a root of its own.
-func NewVendor(t testing.TB) *Vendor { return newVendor(t, "Test TPM Vendor Root", nil) }
+func NewVendor(t testing.TB) *Vendor {
+	t.Helper()
+	return &Vendor{pki.NewCA(t, "Test TPM Vendor Root", nil)}
+}
 
 // Intermediate makes a CA under the vendor's, which certifies in its place.
 func (v *Vendor) Intermediate(t testing.TB) *Vendor {
-	return newVendor(t, "Test TPM Vendor Intermediate", v)
-}
-
-// newVendor makes a CA; without a parent it signs itself.
-func newVendor(t testing.TB, name string, parent *Vendor) *Vendor {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(20, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	if parent == nil {
-		parent = &Vendor{template, key}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent.Root, key.Public(), parent.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &Vendor{certificate, key}
+	return &Vendor{pki.NewCA(t, "Test TPM Vendor Intermediate", v.CA)}
 }
 
-// Install writes the root into a directory of trusted roots.
+// Install writes the vendor's certificate into a directory of trusted roots.
 func (v *Vendor) Install(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: v.Root.Raw})
-	if err := os.WriteFile(filepath.Join(dir, "vendor.pem"), block, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "vendor.pem"), pki.PEM(v.Cert), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // Certify makes an EK certificate as vendors do: the TPM's description in a
 // critical subject alternative name, the EK's extended key usage, no subject.
-// change may spoil it.
-func (v *Vendor) Certify(t testing.TB, public any, change func(*x509.Certificate)) []byte {
+// changes may spoil it.
+func (v *Vendor) Certify(t testing.TB, public any, changes ...pki.Change) []byte {
 	t.Helper()
-	type attribute struct {
-		Type  asn1.ObjectIdentifier
-		Value string `asn1:"utf8"`
+	var values []any
+	for _, value := range []string{"id:54455354", "Test TPM", "id:00010002"} {
+		values = append(values, asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(value)})
 	}
-	var names []asn1.RawValue
-	for i, value := range []string{"id:54455354", "Test TPM", "id:00010002"} {
-		der, err := asn1.Marshal([]attribute{{asn1.ObjectIdentifier{2, 23, 133, 2, i + 1}, value}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, asn1.RawValue{FullBytes: append([]byte{0x31}, der[1:]...)}) // a SET
+	san := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: pki.TPMName(t, values...)}
+	ek := func(c *x509.Certificate) {
+		c.KeyUsage, c.ExtKeyUsage = x509.KeyUsageKeyEncipherment, nil
+		c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{2, 23, 133, 8, 1}}
+		c.ExtraExtensions = []pkix.Extension{san}
 	}
-	sequence, err := asn1.Marshal(names)
-	if err != nil {
-		t.Fatal(err)
-	}
-	directory, err := asn1.Marshal(asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: sequence})
-	if err != nil {
-		t.Fatal(err)
-	}
-	san, err := asn1.Marshal([]asn1.RawValue{{FullBytes: directory}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial,
-		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
-		KeyUsage: x509.KeyUsageKeyEncipherment, BasicConstraintsValid: true,
-		UnknownExtKeyUsage: []asn1.ObjectIdentifier{{2, 23, 133, 8, 1}},
-		ExtraExtensions:    []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: san}},
-	}
-	if change != nil {
-		change(template)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, v.Root, public, v.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
+	return v.Issue(t, public, pkix.Name{}, append([]pki.Change{ek}, changes...)...).Raw
 }
 
 // EK makes the endorsement key of a TCG template, returns its public key and
@@ -180,17 +118,5 @@ func PutNV(t testing.TB, tpm transport.TPM, index tpm2.TPMHandle, data []byte) {
 func (s *Software) Manufacture(t testing.TB, v *Vendor) {
 	t.Helper()
 	tpm := s.Open(t)
-	PutNV(t, tpm, CertificateRSA, v.Certify(t, EK(t, tpm, tpm2.RSAEKTemplate), nil))
-}
-
-// NewCA makes a CA in files: its certificate and its key, as PEM.
-func NewCA(t testing.TB, name string) (certificate, key []byte) {
-	t.Helper()
-	ca := newVendor(t, name, nil)
-	private, err := x509.MarshalPKCS8PrivateKey(ca.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Root.Raw}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
+	PutNV(t, tpm, CertificateRSA, v.Certify(t, EK(t, tpm, tpm2.RSAEKTemplate)))
 }
