@@ -110,16 +110,12 @@ func (l *Loaded) Flush() error {
 // CreatePrimary makes the primary key of a hierarchy that the template
 // determines. The same template gives the same key on every call.
 func (t *TPM) CreatePrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*Loaded, error) {
-	sessions, err := t.protect()
-	if err != nil {
-		return nil, err
-	}
-	rsp, err := tpm2.CreatePrimary{
+	rsp, err := protected(t, tpm2.CreatePrimary{
 		PrimaryHandle: t.hierarchy(hierarchy),
 		InPublic:      tpm2.New2B(template),
-	}.Execute(t.transport, sessions...)
+	})
 	if err != nil {
-		return nil, fail(err, "create a primary key in the hierarchy %#x", uint32(hierarchy))
+		return nil, failBy(hierarchy, err, "create a primary key")
 	}
 	return t.loaded(rsp.ObjectHandle, rsp.Name, rsp.OutPublic)
 }
@@ -160,33 +156,28 @@ func (t *TPM) parent(p Parent) (tpm2.AuthHandle, error) {
 
 // Sensitive is what only the TPM may know of a new object.
 type Sensitive struct {
-	Auth []byte // authorisation value
-	Data []byte // of a sealed object; nil: the TPM makes a key
+	Auth []byte // authorisation value; nil: none
+	Data []byte // of a sealed object
 }
 
-// CreateChild makes a key or a sealed object under a parent and leaves it
-// loaded. Nothing of it is kept in the TPM yet: the caller writes the blob to
+// CreateChild makes a key under a parent and leaves it loaded. Nothing of it is kept in the TPM yet: the caller writes the blob to
 // disk before it makes the key persistent.
 func (t *TPM) CreateChild(parent Parent, template tpm2.TPMTPublic, secret Sensitive) (*Loaded, Blob, error) {
-	sensitive := tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
-		UserAuth: tpm2.TPM2BAuth{Buffer: secret.Auth},
-	}}
-	if secret.Data != nil {
-		sensitive.Sensitive.Data = tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret.Data})
+	if secret.Auth != nil {
+		if err := t.hidden(); err != nil {
+			return nil, Blob{}, err
+		}
 	}
-	sessions, err := t.protect()
-	if err != nil {
-		return nil, Blob{}, err
-	}
+	sensitive := tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: secret.Auth}}}
 	auth, err := t.parent(parent)
 	if err != nil {
 		return nil, Blob{}, err
 	}
-	rsp, err := tpm2.CreateLoaded{
+	rsp, err := protected(t, tpm2.CreateLoaded{
 		ParentHandle: auth,
 		InSensitive:  sensitive,
 		InPublic:     tpm2.New2BTemplate(&template),
-	}.Execute(t.transport, sessions...)
+	})
 	if errors.Is(err, tpm2.TPMRCCommandCode) {
 		return t.createAndLoad(parent, template, sensitive)
 	}
@@ -208,19 +199,18 @@ func (t *TPM) createAndLoad(parent Parent, template tpm2.TPMTPublic, sensitive t
 		return nil, Blob{}, err
 	}
 	l, err := t.Load(parent, blob)
-	return l, blob, err
+	if err != nil {
+		return nil, Blob{}, err
+	}
+	return l, blob, nil
 }
 
 func (t *TPM) create(parent Parent, template tpm2.TPMTPublic, sensitive tpm2.TPM2BSensitiveCreate) (Blob, error) {
-	sessions, err := t.protect()
-	if err != nil {
-		return Blob{}, err
-	}
 	auth, err := t.parent(parent)
 	if err != nil {
 		return Blob{}, err
 	}
-	rsp, err := tpm2.Create{ParentHandle: auth, InSensitive: sensitive, InPublic: tpm2.New2B(template)}.Execute(t.transport, sessions...)
+	rsp, err := protected(t, tpm2.Create{ParentHandle: auth, InSensitive: sensitive, InPublic: tpm2.New2B(template)})
 	if err != nil {
 		return Blob{}, fail(err, "create an object under %#x", uint32(parent.Handle))
 	}
@@ -258,7 +248,7 @@ func (t *TPM) Persist(l *Loaded, handle tpm2.TPMHandle) error {
 		PersistentHandle: handle,
 	}.Execute(t.transport)
 	if err != nil {
-		return fail(err, "make the key persistent at %#x", uint32(handle))
+		return failBy(tpm2.TPMRHOwner, err, "make the key persistent at %#x", uint32(handle))
 	}
 	return nil
 }
@@ -271,13 +261,16 @@ func (t *TPM) Evict(k *Key) error {
 		PersistentHandle: k.Handle,
 	}.Execute(t.transport)
 	if err != nil {
-		return fail(err, "remove the key at %#x", uint32(k.Handle))
+		return failBy(tpm2.TPMRHOwner, err, "remove the key at %#x", uint32(k.Handle))
 	}
 	return nil
 }
 
 // Seal makes a sealed object under a parent and returns its blob.
 func (t *TPM) Seal(parent Parent, template tpm2.TPMTPublic, secret Sensitive) (Blob, error) {
+	if err := t.hidden(); err != nil {
+		return Blob{}, err
+	}
 	return t.create(parent, template, tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
 		UserAuth: tpm2.TPM2BAuth{Buffer: secret.Auth},
 		Data:     tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret.Data}),
@@ -287,6 +280,9 @@ func (t *TPM) Seal(parent Parent, template tpm2.TPMTPublic, secret Sensitive) (B
 // Unseal returns the data of a sealed object. A wrong value is tried once: it
 // may count towards the TPM's lockout.
 func (t *TPM) Unseal(parent Parent, blob Blob, auth []byte) (data []byte, err error) {
+	if err := t.hidden(); err != nil {
+		return nil, err
+	}
 	l, err := t.Load(parent, blob)
 	if err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func (t *TPM) Define(hierarchy, index tpm2.TPMHandle, attributes tpm2.TPMANV, si
 		PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, Attributes: attributes, DataSize: uint16(size)}),
 	}.Execute(t.transport)
 	if err != nil {
-		return fail(err, "define the NV index %#x of %d bytes", uint32(index), size)
+		return failBy(hierarchy, err, "define the NV index %#x of %d bytes", uint32(index), size)
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func (t *TPM) Define(hierarchy, index tpm2.TPMHandle, attributes tpm2.TPMANV, si
 func (t *TPM) Undefine(hierarchy tpm2.TPMHandle, i *Index) error {
 	_, err := tpm2.NVUndefineSpace{AuthHandle: t.hierarchy(hierarchy), NVIndex: i.named()}.Execute(t.transport)
 	if err != nil {
-		return fail(err, "remove the NV index %#x", uint32(i.NVIndex))
+		return failBy(hierarchy, err, "remove the NV index %#x", uint32(i.NVIndex))
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func (t *TPM) Write(hierarchy tpm2.TPMHandle, i *Index, data []byte) error {
 			continue
 		}
 		if err != nil {
-			return fail(err, "write the NV index %#x", uint32(i.NVIndex))
+			return failBy(hierarchy, err, "write the NV index %#x", uint32(i.NVIndex))
 		}
 		done += n
 		// The first write sets WRITTEN, and that changes the index's name.
@@ -157,7 +157,7 @@ func NewIndex(index tpm2.TPMHandle, attributes tpm2.TPMANV, size int) (*Index, e
 // Lock write-locks an index for good.
 func (t *TPM) Lock(hierarchy tpm2.TPMHandle, i *Index) error {
 	if _, err := (tpm2.NVWriteLock{AuthHandle: t.hierarchy(hierarchy), NVIndex: i.named()}).Execute(t.transport); err != nil {
-		return fail(err, "lock the NV index %#x", uint32(i.NVIndex))
+		return failBy(hierarchy, err, "lock the NV index %#x", uint32(i.NVIndex))
 	}
 	return nil
 }
@@ -171,7 +171,8 @@ func (t *TPM) PlatformOpen(i *Index) (bool, error) {
 		NVIndex:    i.named(), Size: 1,
 	}.Execute(t.transport)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, tpm2.TPMRCNVAuthorization), errors.Is(err, tpm2.TPMRCNVUninitialized):
+		// The TPM looks at the index only after the authorisation was right.
 		return true, nil
 	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCHierarchy):
 		return false, nil

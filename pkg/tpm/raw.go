@@ -24,7 +24,7 @@ const tagSessions = 0x8002
 // default, could do it. Only the platform can enable it again.
 func (t *TPM) DisableClear(by tpm2.TPMHandle) error {
 	if err := t.raw(ccClearControl, by, []byte{1}); err != nil {
-		return fail(err, "disable TPM2_Clear")
+		return failBy(by, err, "disable TPM2_Clear")
 	}
 	return nil
 }
@@ -32,7 +32,7 @@ func (t *TPM) DisableClear(by tpm2.TPMHandle) error {
 // ResetLockout sets the counter of failed authorisations to zero.
 func (t *TPM) ResetLockout() error {
 	if err := t.raw(ccDictionaryAttackLockReset, tpm2.TPMRHLockout, nil); err != nil {
-		return fail(err, "reset the counter of failed authorisations")
+		return failBy(tpm2.TPMRHLockout, err, "reset the counter of failed authorisations")
 	}
 	return nil
 }
@@ -88,17 +88,13 @@ func (t *TPM) raw(cc tpm2.TPMCC, hierarchy tpm2.TPMHandle, parameters []byte) er
 func (t *TPM) ClosePlatform() error {
 	value := make([]byte, 32)
 	rand.Read(value)
-	sessions, err := t.protect()
-	if err != nil {
-		return err
-	}
-	_, err = tpm2.HierarchyChangeAuth{
+	_, err := protected(t, tpm2.HierarchyChangeAuth{
 		// Not by HMAC: the TPM would prove its answer by the new value.
 		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Name: tpm2.HandleName(tpm2.TPMRHPlatform), Auth: tpm2.PasswordAuth(nil)},
 		NewAuth:    tpm2.TPM2BAuth{Buffer: value},
-	}.Execute(t.transport, sessions...)
+	})
 	if err != nil {
-		return fail(err, "close the platform hierarchy")
+		return failBy(tpm2.TPMRHPlatform, err, "close the platform hierarchy")
 	}
 	return nil
 }

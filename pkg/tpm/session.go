@@ -31,18 +31,14 @@ func (t *TPM) SaltTo(handle tpm2.TPMHandle, public tpm2.TPMTPublic) error {
 // this TPM: only that key's holder can find the salt of a session, and so the
 // HMAC over its answer to a harmless command.
 func (t *TPM) Prove() error {
-	sessions, err := t.protect()
-	if err != nil {
+	if err := t.hidden(); err != nil {
 		return err
 	}
-	if sessions == nil {
-		return step.Fail(step.Software, "cannot prove the possession of a key: no key was named")
-	}
-	_, err = tpm2.Hash{
+	_, err := protected(t, tpm2.Hash{
 		Data:      tpm2.TPM2BMaxBuffer{Buffer: []byte("possession")},
 		HashAlg:   tpm2.TPMAlgSHA256,
 		Hierarchy: tpm2.TPMRHNull,
-	}.Execute(t.transport, sessions...)
+	})
 	if err != nil {
 		return fail(err, "prove that the key at %#x is in this TPM", uint32(t.salt.handle))
 	}
@@ -78,6 +74,33 @@ func (t *TPM) protect() ([]tpm2.Session, error) {
 		t.bus, t.flush = s, flush
 	}
 	return []tpm2.Session{t.bus}, nil
+}
+
+// protected executes a command in that session. One whose command failed is not
+// used again: where an answer was lost, the TPM's nonce is not the one that we
+// know, and every later command would fail.
+func protected[R any](t *TPM, command interface {
+	Execute(transport.TPM, ...tpm2.Session) (R, error)
+}) (R, error) {
+	sessions, err := t.protect()
+	if err != nil {
+		var none R
+		return none, err
+	}
+	rsp, err := command.Execute(t.transport, sessions...)
+	if err != nil && t.flush != nil {
+		_ = t.flush() // the command's error is the one to tell
+		t.bus, t.flush = nil, nil
+	}
+	return rsp, err
+}
+
+// hidden demands that there is a key to hide secrets from the bus with.
+func (t *TPM) hidden() error {
+	if t.salt == nil {
+		return step.Fail(step.Software, "cannot send a secret to the TPM in clear: no key was named to hide it with")
+	}
+	return nil
 }
 
 // encrypted are the options of a session whose first parameter, of the command
@@ -162,7 +185,7 @@ func (t *TPM) endorsementPolicy(parent tpm2.TPMTPublic) (tpm2.Session, error) {
 			NonceTPM:      nonce,
 		}.Execute(tpm)
 		if err != nil {
-			return fail(err, "authorise by the endorsement hierarchy")
+			return failBy(tpm2.TPMRHEndorsement, err, "authorise by the endorsement hierarchy")
 		}
 		if !high {
 			return nil

@@ -132,9 +132,9 @@ func fail(err error, format string, args ...any) error {
 	switch {
 	case errors.Is(err, tpm2.TPMRCLockout):
 		hint = "the TPM counts wrong authorisations and blocks until its recovery time has passed, or until TPM2_DictionaryAttackLockReset"
-	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthUnavailable):
+	case Denied(err), errors.Is(err, tpm2.TPMRCAuthUnavailable), errors.Is(err, tpm2.TPMRCIntegrity), errors.Is(err, tpm2.TPMRCAttributes),
+		errors.Is(err, tpm2.TPMRCNVAuthorization), errors.Is(err, tpm2.TPMRCNVLocked):
 		class = step.Refused
-		hint = "somebody set an authorisation value for this hierarchy: name it in [tpm] owner_auth, endorsement_auth, lockout_auth or platform_auth"
 	case errors.Is(err, tpm2.TPMRCHierarchy):
 		class = step.Refused
 		hint = "the firmware has closed this hierarchy; for the certificate of the IDevID: [idevid] storage = \"owner\""
@@ -148,11 +148,26 @@ func fail(err error, format string, args ...any) error {
 	case errors.Is(err, tpm2.TPMRCInitialize):
 		class = step.Refused
 		hint = "nobody has started the TPM (TPM2_Startup): is the firmware or the software TPM set up to do it?"
-	case errors.Is(err, tpm2.TPMRCIntegrity):
-		class = step.Refused
 	case errors.Is(err, tpm2.TPMRCFailure):
 		class = step.Unavailable
 		hint = "the TPM is in failure mode; a power cycle may help, else the chip is broken"
 	}
 	return step.As(class, hint, wrapped)
+}
+
+// Denied says whether the TPM refused an authorisation value.
+func Denied(err error) bool {
+	return errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth)
+}
+
+// failBy is fail for a command that a hierarchy authorises.
+func failBy(hierarchy tpm2.TPMHandle, err error, format string, args ...any) error {
+	name := map[tpm2.TPMHandle]string{
+		tpm2.TPMRHOwner: "owner", tpm2.TPMRHEndorsement: "endorsement", tpm2.TPMRHLockout: "lockout", tpm2.TPMRHPlatform: "platform",
+	}[hierarchy]
+	wrapped := fail(err, format+" by the "+name+" hierarchy", args...)
+	if Denied(err) {
+		return step.Hint(wrapped, "somebody set an authorisation value for that hierarchy: [tpm] %s_auth names the secret", name)
+	}
+	return wrapped
 }

@@ -77,7 +77,13 @@ func (s *Software) Power() error {
 	s.cmd = exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.Dir,
 		"--server", "type=unixio,path="+s.Socket, "--ctrl", "type=unixio,path="+s.Socket+".ctrl",
 		"--flags", "not-need-init,startup-clear")
-	s.cmd.Stderr = os.Stderr
+	// It tells of every connection that ends.
+	log, err := os.Create(filepath.Join(s.Dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	s.cmd.Stderr = log
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start swtpm: %w", err)
 	}
@@ -89,7 +95,8 @@ func (s *Software) Power() error {
 		}
 		if time.Now().After(end) {
 			s.Cut()
-			return fmt.Errorf("swtpm does not listen on %s: %w", s.Socket, err)
+			said, _ := os.ReadFile(log.Name())
+			return fmt.Errorf("swtpm does not listen on %s: %w: %s", s.Socket, err, said)
 		}
 	}
 }
