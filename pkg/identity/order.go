@@ -6,13 +6,16 @@ import (
 	"crypto/tls"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/enroll"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
 )
 
@@ -96,4 +99,34 @@ func (o Order) request() ([]byte, error) {
 // Check judges a kept chain by the same rules as one that a CA sends.
 func Check(chain *devid.Chain, want devid.Expect) (*devid.Chain, error) {
 	return devid.Check(Certificates(chain), want)
+}
+
+// Ready finds out whether an order could be placed: the secret and the files
+// that its method needs are there. Who asks before the first change of the TPM
+// has changed nothing when they aren't.
+func Ready(cfg *config.Config, e config.Enroll) error {
+	var secret config.Secret
+	var files []string
+	switch e.Method {
+	case config.MethodBasic:
+		secret = e.Password
+	case config.MethodSecret:
+		secret = e.Secret
+	case config.MethodCA:
+		files = []string{e.CACertificate, e.CAKey}
+	}
+	if e.Method != config.MethodCA && e.ServerCA != config.SystemCA {
+		files = append(files, e.ServerCA)
+	}
+	if secret != "" {
+		if _, err := cfg.ReadSecret(secret); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if _, err := os.Stat(cfg.Path(file)); err != nil {
+			return step.As(step.Configuration, "the configuration names the file", fmt.Errorf("cannot enrol by %s: %w", e.Method, err))
+		}
+	}
+	return nil
 }

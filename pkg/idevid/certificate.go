@@ -54,8 +54,21 @@ type content struct {
 	data   []byte
 	cert   *x509.Certificate // nil: no certificate, or half of one
 	ours   bool              // the certificate is for the IDevID key
+	half   bool              // what a write of ours leaves that was cut
 	made   bool              // the index is of this step's making
 	locked bool
+}
+
+// made says whether the attributes are those that this step gives an index.
+func made(index *tpm.Index) bool {
+	plain := index.Attributes
+	plain.Written, plain.WriteLocked = false, false
+	return plain == platformIndex || plain == ownerIndex
+}
+
+// locked says whether nobody can write the index ever again.
+func locked(index *tpm.Index) bool {
+	return index.Attributes.WriteLocked && index.Attributes.WriteDefine
 }
 
 // hierarchy is the one that the index was made in.
@@ -74,11 +87,9 @@ func (p *Program) readContent() (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &content{index: index, locked: index.Attributes.WriteLocked && index.Attributes.WriteDefine}
-	plain := index.Attributes
-	plain.Written, plain.WriteLocked = false, false
-	c.made = plain == platformIndex || plain == ownerIndex
+	c := &content{index: index, locked: locked(index), made: made(index)}
 	if !index.Attributes.Written {
+		c.half = true
 		return c, nil
 	}
 	if c.data, err = p.tpm.Read(index); err != nil {
@@ -91,7 +102,26 @@ func (p *Program) readContent() (*content, error) {
 		}
 		c.ours = devid.SameKey(public, c.cert.PublicKey)
 	}
+	if chain, err := identity.ReadChain(p.files); err == nil {
+		c.half = halfOf(c.data, chain.Leaf.Raw)
+	}
 	return c, nil
+}
+
+// halfOf says whether data is what is in an index after a write of whole that
+// was cut between two pieces: its beginning, then what the TPM fills an index
+// with.
+func halfOf(data, whole []byte) bool {
+	if len(data) != len(whole) {
+		return false
+	}
+	n := 0
+	for n < len(data) && data[n] == whole[n] {
+		n++
+	}
+	// The filler may happen to go on as the certificate does.
+	rest := bytes.TrimLeft(data[n:], "\xff")
+	return n > 0 && len(rest) == 0
 }
 
 func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {
@@ -113,16 +143,16 @@ func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {
 		return obs, err
 	}
 	switch {
-	case c.cert != nil && !c.ours:
+	case c.cert != nil && !c.ours && !c.half:
 		obs.State, obs.Detail = step.Conflict, fmt.Sprintf("there is a certificate for another key: %s", c.cert.Subject)
 		obs.Hint = "has this TPM been cleared, or given an IDevID by somebody else? Nothing of it is overwritten"
-	case c.cert == nil && !c.made:
+	case !c.ours && !(c.made && c.half):
 		obs.State, obs.Detail = step.Conflict, "the index is somebody else's"
 		obs.Hint = "if nothing needs the index, remove it: tpm2_nvundefine"
-	case c.cert == nil && c.locked:
+	case !c.ours && c.locked:
 		obs.State, obs.Detail = step.Conflict, "the index is locked and holds no certificate"
 		obs.Hint = "only the platform's authorisation can remove the index: tpm2_nvundefine -C p"
-	case c.cert == nil:
+	case !c.ours:
 		obs.State, obs.Detail = step.Partial, "the certificate is not written, or only half of it"
 	case !c.locked && c.made:
 		obs.State, obs.Detail = step.Partial, "the certificate is not locked"
@@ -146,7 +176,7 @@ func (p *Program) warnings(c *content) []string {
 	if !c.index.Attributes.PlatformCreate {
 		list = append(list, "the certificate is in the owner hierarchy, where TPM2_Clear and the owner can remove it")
 	}
-	if want, err := p.subject(); err != nil {
+	if want, err := p.name(p.ek.Name); err != nil {
 		list = append(list, fmt.Sprintf("the name cannot be compared with the configuration: %v", err))
 	} else if got := c.cert.Subject; got.CommonName != want.CommonName {
 		list = append(list, fmt.Sprintf("the common name is %q, the configuration says %q", got.CommonName, want.CommonName))
@@ -179,7 +209,7 @@ func (p *Program) staged() (*devid.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	subject, err := p.subject()
+	subject, err := p.name(p.ek.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +231,11 @@ func (s idevidCertificate) Act(ctx context.Context, obs step.Observation) error 
 		return s.tpm.Lock(c.hierarchy(), c.index)
 	}
 	if chain == nil {
+		// What is in the index is recognised by what is on disk, and that is about
+		// to change.
+		if c := s.content; c != nil && c.index.Attributes.Written {
+			return s.tpm.Undefine(c.hierarchy(), c.index)
+		}
 		if chain, err = s.enrol(ctx); err != nil {
 			return err
 		}
@@ -210,7 +245,7 @@ func (s idevidCertificate) Act(ctx context.Context, obs step.Observation) error 
 
 // enrol asks the CA for the certificate and stages it.
 func (p *Program) enrol(ctx context.Context) (*devid.Chain, error) {
-	subject, err := p.subject()
+	subject, err := p.name(p.ek.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -226,13 +261,14 @@ func (p *Program) enrol(ctx context.Context) (*devid.Chain, error) {
 	})
 }
 
-// subject is the name that the IDevID certificate must carry.
-func (p *Program) subject() (pkix.Name, error) {
+// name is the subject that the IDevID certificate must carry, on a TPM whose EK
+// has the name given.
+func (p *Program) name(ek []byte) (pkix.Name, error) {
 	c := p.cfg.IDevID
 	var names [3]string
 	for i, pattern := range []string{c.CommonName, c.SerialNumber, c.Organization} {
 		var err error
-		if names[i], err = p.device.Expand(pattern, p.ek.Name); err != nil {
+		if names[i], err = p.device.Expand(pattern, ek); err != nil {
 			return pkix.Name{}, err
 		}
 	}

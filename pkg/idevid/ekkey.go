@@ -94,6 +94,9 @@ func describeEK(key *tpm.Key) string {
 }
 
 func (s ekKey) Act(_ context.Context, obs step.Observation) (err error) {
+	if err := s.prepare(); err != nil {
+		return err
+	}
 	certified, err := s.certified()
 	if err != nil {
 		return err

@@ -55,6 +55,9 @@ type Program struct {
 	// What the last two steps saw last, for their own moves.
 	content     *content // of the index; nil: it is not defined
 	hierarchies hierarchies
+	// resetRefused is why the lockout hierarchy would not serve in this run.
+	resetRefused error
+	ready        bool // see prepare
 }
 
 // New makes a run. It reads nothing and changes nothing.
@@ -71,6 +74,24 @@ func (p *Program) Steps() []step.Step {
 		idevidCertificate{p},
 		platform{p},
 	}
+}
+
+// prepare finds out, before the first change of the TPM, what would stop the
+// run afterwards: a secret or file that is not there, a name that cannot be
+// made.
+func (p *Program) prepare() error {
+	if p.ready {
+		return nil
+	}
+	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll); err != nil {
+		return err
+	}
+	// The EK's name is not known yet; any other will do for a try.
+	if _, err := p.name(make([]byte, 34)); err != nil {
+		return err
+	}
+	p.ready = true
+	return nil
 }
 
 // vendor is what the TPM's vendor left in NV.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -35,11 +36,12 @@ func (s idevidKey) Observe(context.Context) (step.Observation, error) {
 		return step.WaitsFor(obs.Object, ekKey{}.Name()), nil
 	}
 	key, err := s.tpm.ReadPublic(tpm.HandleIDevID)
-	if errors.Is(err, tpm.ErrNotFound) {
-		if s.files.Has(identity.FileKey) {
-			obs.State, obs.Detail = step.Partial, "the key is kept on disk but not in the TPM"
-		}
+	if errors.Is(err, tpm.ErrNotFound) && s.files.Has(identity.FileKey) {
+		obs.State, obs.Detail = step.Partial, "the key is kept on disk but not in the TPM"
 		return obs, nil
+	}
+	if errors.Is(err, tpm.ErrNotFound) {
+		return s.observeLost(obs)
 	}
 	if err != nil {
 		return obs, err
@@ -63,7 +65,28 @@ func (s idevidKey) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
+// observeLost tells a TPM that never had an IDevID from one whose key is lost:
+// its certificate is locked in NV, and a new key would be no help to anybody.
+func (s idevidKey) observeLost(obs step.Observation) (step.Observation, error) {
+	if !slices.Contains(s.vendor.indices, tpm.IndexIDevID) {
+		return obs, nil
+	}
+	index, err := s.tpm.Index(tpm.IndexIDevID)
+	if err != nil {
+		return obs, err
+	}
+	if made(index) && locked(index) {
+		obs.State = step.Conflict
+		obs.Detail = fmt.Sprintf("the key is gone, and its certificate is locked in NV %#x", uint32(tpm.IndexIDevID))
+		obs.Hint = fmt.Sprintf("restore %s from a backup; if the TPM was cleared, the key is lost for good", s.files.Path(identity.FileKey))
+	}
+	return obs, nil
+}
+
 func (s idevidKey) Act(_ context.Context, obs step.Observation) (err error) {
+	if err := s.prepare(); err != nil {
+		return err
+	}
 	parent := tpm.Parent{Key: s.ek, Endorsement: true}
 	var loaded *tpm.Loaded
 	if obs.State == step.Partial {

@@ -25,7 +25,8 @@ func (platform) Name() string { return "platform" }
 type hierarchies struct {
 	tpm.State
 	open bool // anybody can use the platform hierarchy
-	// mayReset: the lockout authorisation is empty or configured.
+	// mayReset: the lockout authorisation is empty or configured, and was not
+	// refused in this run: a wrong value is tried once.
 	mayReset bool
 }
 
@@ -33,7 +34,7 @@ func (p *Program) readHierarchies() (h hierarchies, err error) {
 	if h.State, err = p.tpm.State(); err != nil {
 		return h, err
 	}
-	h.mayReset = !h.LockoutAuthSet || p.cfg.TPM.LockoutAuth != ""
+	h.mayReset = p.resetRefused == nil && (!h.LockoutAuthSet || p.cfg.TPM.LockoutAuth != "")
 	if p.cfg.TPM.Platform == config.PlatformClose && h.PlatformEnabled {
 		h.open, err = p.tpm.PlatformOpen(p.content.index)
 	}
@@ -62,8 +63,11 @@ func (s platform) Observe(context.Context) (step.Observation, error) {
 	}
 	s.hierarchies = h
 	failed := fmt.Sprintf("the TPM counts %d failed authorisations of at most %d", h.LockoutCounter, h.LockoutMax)
-	if h.LockoutCounter > 0 && !h.mayReset {
-		obs.Warnings = append(obs.Warnings, failed+", and the lockout authorisation that resets them is not configured")
+	switch {
+	case s.resetRefused != nil:
+		obs.Warnings = append(obs.Warnings, fmt.Sprintf("%s, and the lockout hierarchy does not serve: %v; is [tpm] lockout_auth right?", failed, s.resetRefused))
+	case h.LockoutCounter > 0 && !h.mayReset:
+		obs.Warnings = append(obs.Warnings, failed+", and the lockout authorisation that resets them is not configured ([tpm] lockout_auth)")
 	}
 	switch leave := s.cfg.TPM.Platform == config.PlatformLeave; {
 	case h.LockoutCounter > 0 && h.mayReset:
@@ -84,23 +88,27 @@ func (s platform) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
+// Act closes first: the counter matters to others, and must not keep the
+// identity open.
 func (s platform) Act(context.Context, step.Observation) error {
 	h := s.hierarchies
+	if s.cfg.TPM.Platform == config.PlatformClose {
+		by := s.disabler()
+		if !h.ClearDisabled && by != 0 {
+			if err := s.tpm.DisableClear(by); err != nil && by == tpm2.TPMRHPlatform {
+				return err
+			} else if err != nil {
+				s.resetRefused = err
+			}
+		}
+		if h.open {
+			if err := s.tpm.ClosePlatform(); err != nil {
+				return err
+			}
+		}
+	}
 	if h.LockoutCounter > 0 && h.mayReset {
-		if err := s.tpm.ResetLockout(); err != nil {
-			return err
-		}
-	}
-	if s.cfg.TPM.Platform == config.PlatformLeave {
-		return nil
-	}
-	if by := s.disabler(); !h.ClearDisabled && by != 0 {
-		if err := s.tpm.DisableClear(by); err != nil {
-			return err
-		}
-	}
-	if h.open {
-		return s.tpm.ClosePlatform()
+		s.resetRefused = s.tpm.ResetLockout()
 	}
 	return nil
 }

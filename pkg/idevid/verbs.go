@@ -3,6 +3,7 @@ package idevid
 import (
 	"crypto/x509"
 	"fmt"
+	"strings"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
 )
@@ -42,9 +43,11 @@ func (p *Program) Verify(caFile, commonName string) (*Verified, error) {
 		return nil, err
 	}
 	if commonName == "" {
-		ekName, err := p.ekName()
-		if err != nil {
-			return nil, err
+		var ekName []byte
+		if strings.Contains(p.cfg.IDevID.CommonName, "{ek}") {
+			if ekName, err = p.ekName(); err != nil {
+				return nil, err
+			}
 		}
 		if commonName, err = p.device.Expand(p.cfg.IDevID.CommonName, ekName); err != nil {
 			return nil, err

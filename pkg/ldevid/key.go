@@ -44,6 +44,12 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 		return obs, err
 	}
 	s.pair, s.key = pair, key
+	linked := ""
+	if key != nil && pair == nil {
+		if linked, err = s.linkedElsewhere(key); err != nil {
+			return obs, err
+		}
+	}
 	switch {
 	case key == nil && pair == nil:
 		obs.State = step.Missing
@@ -60,6 +66,9 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 	case !ours(key, s.srk):
 		obs.State, obs.Detail = step.Conflict, "the key there is no LDevID under this TPM's SRK"
 		obs.Hint = fmt.Sprintf("if nothing needs that key, remove it: tpm2_evictcontrol -C o -c %#x", uint32(tpm.HandleLDevID))
+	case linked != "":
+		obs.State, obs.Detail = step.Conflict, fmt.Sprintf("the LDevID is there as %s", linked)
+		obs.Hint = "[ldevid.token] label and key were changed; set them back, or remove that key from its token"
 	case s.cfg.LDevID.OnOrphan == config.OrphanRefuse:
 		obs.State, obs.Detail = step.Conflict, "an earlier LDevID is there, and the token that could use it is lost"
 		obs.Hint = "[ldevid] on_orphan = \"replace\" has it replaced"
@@ -92,6 +101,36 @@ func (p *Program) readPair() (*token.Key, string, error) {
 		return nil, "it is not made from the LDevID's template", nil
 	}
 	return &keys[0], "", nil
+}
+
+// linkedElsewhere names the token and label under which the store has a key, or
+// nothing: a key that can still be used is no orphan.
+func (p *Program) linkedElsewhere(key *tpm.Key) (string, error) {
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadOnly)
+	if err != nil {
+		return "", err
+	}
+	defer st.Close()
+	labels, err := st.Labels()
+	if err != nil {
+		return "", err
+	}
+	for _, label := range labels {
+		t, err := st.Token(label)
+		if err != nil {
+			return "", err
+		}
+		keys, err := st.Keys(t.ID, "")
+		if err != nil {
+			return "", err
+		}
+		for i := range keys {
+			if public(&keys[i]) != nil && bytes.Equal(pairName(&keys[i]), key.Name) {
+				return fmt.Sprintf("key %q of token %q", keys[i].Label, label), nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // public is the public area in a key's rows, or nil.

@@ -76,6 +76,20 @@ func (p *Program) Steps() []step.Step {
 	}
 }
 
+// prepare finds out, before the first change of the TPM, what would stop the
+// run afterwards: a secret or file that is not there, a name that cannot be
+// made, no PKCS#11 library.
+func (p *Program) prepare() error {
+	if err := identity.Ready(p.cfg, p.cfg.LDevID.Enroll); err != nil {
+		return err
+	}
+	if _, err := p.subject(); err != nil {
+		return err
+	}
+	_, err := p.module()
+	return err
+}
+
 // parent is the SRK as the parent of others.
 func (p *Program) parent() tpm.Parent { return tpm.Parent{Key: p.srk} }
 

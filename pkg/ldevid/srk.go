@@ -44,6 +44,9 @@ func (s srk) Observe(context.Context) (step.Observation, error) {
 }
 
 func (s srk) Act(context.Context, step.Observation) (err error) {
+	if err := s.prepare(); err != nil {
+		return err
+	}
 	loaded, err := s.tpm.CreatePrimary(tpm2.TPMRHOwner, tpm.SRKTemplate)
 	if err != nil {
 		return fmt.Errorf("cannot make the storage root key: %w", err)

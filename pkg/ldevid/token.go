@@ -2,15 +2,11 @@ package ldevid
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
-
-	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/token"
@@ -21,9 +17,10 @@ import (
 // through. The library makes it (C_InitToken); then both its seals, the SO's and
 // the user's, are ones of ours that no lockout of the TPM touches, because a
 // power cut while one of the library's is in use counts like a wrong PIN. For
-// the same reason C_InitPIN is not called: it uses one. The PINs are on disk
-// before anything is sealed with them: a token whose PIN nobody knows is of no
-// use to anybody.
+// the same reason C_InitPIN is not called: it uses one.
+//
+// A token is ours when a note beside the PINs says so, which is on disk before
+// the library makes the token. No PIN is tried on anybody else's.
 type tokenStep struct{ *Program }
 
 func (tokenStep) Name() string { return "token" }
@@ -34,22 +31,13 @@ const (
 	dbMode    = 0o660
 )
 
-// The files of the PINs.
-const (
-	fileUserPIN = "user-pin"
-	fileSOPIN   = "so-pin"
-)
-
-// opened is what opening the user's seal gave: the key that wraps the
-// authorisation values in the token, and the seal it came from.
-type opened struct {
-	seal        string
-	wrappingKey []byte
-}
-
 func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 	obs := step.Observation{Object: fmt.Sprintf("token %q in %s", s.cfg.LDevID.Token.Label, s.shelf.Name())}
-	if s.srk == nil {
+	switch {
+	case s.ekName == nil:
+		// Before the EK is known, nothing secret may cross the bus.
+		return step.WaitsFor(obs.Object, idevid{}.Name()), nil
+	case s.srk == nil:
 		return step.WaitsFor(obs.Object, srk{}.Name()), nil
 	}
 	t, err := s.readToken()
@@ -59,41 +47,74 @@ func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 	case errors.Is(err, token.ErrUnclean):
 		obs.State, obs.Detail = step.Partial, "left unclean by an interruption"
 		return obs, nil
-	case err == nil:
-		s.token = t
-		err = t.Primary.Check(uint32(tpm.HandleSRK), s.srk.Name)
-	}
-	if errors.Is(err, token.ErrOtherParent) {
+	case errors.Is(err, token.ErrOtherParent):
 		obs.State, obs.Detail = step.Conflict, err.Error()
 		obs.Hint = fmt.Sprintf("the TPM was cleared, or the disk is from another board: nothing in the token can be used; move %s away to make a new one", s.shelf.Name())
 		return obs, nil
-	}
-	if err != nil {
+	case err != nil:
 		return obs, step.As(step.Refused, "", err)
 	}
-	pin, err := s.pins.Read(fileUserPIN)
-	if errors.Is(err, fs.ErrNotExist) {
-		obs.State, obs.Detail = step.Conflict, "the token is not ours: its PIN is not on disk"
-		obs.Hint = fmt.Sprintf("choose another [ldevid.token] label or store, or move %s away", s.shelf.Name())
-		return obs, nil
-	}
+	s.token = t
+	why, err := s.foreign()
 	if err != nil {
 		return obs, err
+	}
+	if why != "" {
+		obs.State, obs.Detail = step.Conflict, "the token is not ours: "+why
+		obs.Hint = fmt.Sprintf("choose another [ldevid.token] label or store, or move %s away", s.shelf.Name())
+		return obs, nil
 	}
 	switch {
 	case len(t.Seals.UserPublic) == 0:
 		obs.State, obs.Detail = step.Partial, "the user's PIN is not set"
-	case !sealed(t.Seals.UserPublic) || !sealed(t.Seals.SOPublic):
-		obs.State, obs.Detail = step.Partial, "the token is subject to the TPM's lockout"
 	case !s.shared():
 		obs.State, obs.Detail = step.Partial, "the store is not open to its group"
 	default:
-		if err := s.unseal(string(pin)); err != nil {
+		err := s.unseal()
+		if tpm.Denied(err) {
+			obs.State, obs.Detail = step.Conflict, "the PIN on disk does not open it"
+			obs.Hint = fmt.Sprintf("restore %s, or move %s away to make a new token", s.pins.Path(fileUserPIN), s.shelf.Name())
+			return obs, nil
+		}
+		if err != nil {
 			return obs, err
 		}
 		obs.State, obs.Detail = step.Present, "the PIN opens it"
 	}
 	return obs, nil
+}
+
+// foreign says why the token cannot be ours, or nothing.
+func (p *Program) foreign() (string, error) {
+	noted, err := p.noted()
+	if err != nil {
+		return "", err
+	}
+	seals := p.token.Seals
+	switch {
+	case !noted:
+		return "nothing says that it was made here", nil
+	case !p.pins.Has(fileUserPIN) || !p.pins.Has(fileSOPIN):
+		return "its PINs are not on disk", nil
+	case len(seals.UserPublic) == 0 && sealed(seals.SOPublic), len(seals.UserPublic) != 0 && !(sealed(seals.UserPublic) && sealed(seals.SOPublic)):
+		return "its PINs were set by somebody else", nil
+	case len(seals.UserPublic) == 0:
+		empty, err := p.emptyToken()
+		if err != nil || empty {
+			return "", err
+		}
+		return "there is something in it that somebody else has put there", nil
+	}
+	return "", nil
+}
+
+func (p *Program) emptyToken() (bool, error) {
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadOnly)
+	if err != nil {
+		return false, err
+	}
+	defer st.Close()
+	return st.Empty(p.token.ID)
 }
 
 func (p *Program) readToken() (*token.Token, error) {
@@ -103,8 +124,11 @@ func (p *Program) readToken() (*token.Token, error) {
 	}
 	defer st.Close()
 	t, err := st.Token(p.cfg.LDevID.Token.Label)
+	if err == nil {
+		return t, t.Primary.Check(uint32(tpm.HandleSRK), p.srk.Name)
+	}
 	if !errors.Is(err, token.ErrNoToken) {
-		return t, err
+		return nil, err
 	}
 	// The library would make the token under the store's first storage key,
 	// without a look at the TPM.
@@ -120,59 +144,22 @@ func (p *Program) readToken() (*token.Token, error) {
 	return nil, err
 }
 
-// sealed says whether a seal is of our template: not subject to the lockout.
-func sealed(public []byte) bool {
-	area, err := tpm2.Unmarshal[tpm2.TPM2BPublic](public)
-	if err != nil {
-		return false
-	}
-	contents, err := area.Contents()
-	return err == nil && contents.ObjectAttributes.NoDA
-}
-
 // shared says whether the group can use the store.
 func (p *Program) shared() bool {
 	info, err := os.Stat(p.shelf.Path(token.DBName))
 	return err == nil && info.Mode().Perm() == dbMode
 }
 
-// unseal opens the user's seal with the PIN, once for each seal: it proves the
-// PIN, and what is in the seal is needed to link a key.
-func (p *Program) unseal(pin string) error {
-	seals := p.token.Seals
-	if p.secret.wrappingKey != nil && p.secret.seal == string(seals.UserPublic) {
-		return nil
-	}
-	key, err := p.tpm.Unseal(p.parent(), tpm.Blob{Public: seals.UserPublic, Private: seals.UserPrivate}, token.SealAuth(pin, seals.UserSalt))
-	if err != nil {
-		return fmt.Errorf("cannot open token %q with the PIN in %s: %w", p.token.Label, p.pins.Path(fileUserPIN), err)
-	}
-	p.secret = opened{string(seals.UserPublic), key}
-	return nil
-}
-
-func (s tokenStep) Act(_ context.Context, obs step.Observation) error {
-	if obs.State == step.Missing {
-		if err := s.newPINs(); err != nil {
-			return err
-		}
-		if err := s.shelf.Create(); err != nil {
-			return err
-		}
+func (s tokenStep) Act(context.Context, step.Observation) error {
+	if err := s.prepare(); err != nil {
+		return err
 	}
 	if err := token.Recover(s.shelf.Name()); err != nil {
 		return step.As(step.Refused, "", err)
 	}
 	t, err := s.readToken()
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, token.ErrNoToken) {
-		err = s.library(func(m *token.Module) error {
-			so, err := s.pins.Read(fileSOPIN)
-			if err != nil {
-				return err
-			}
-			return m.InitToken(s.cfg.LDevID.Token.Label, string(so))
-		})
-		if err != nil {
+		if err = s.make(); err != nil {
 			return err
 		}
 		t, err = s.readToken()
@@ -184,32 +171,66 @@ func (s tokenStep) Act(_ context.Context, obs step.Observation) error {
 	if err := s.share(); err != nil {
 		return err
 	}
-	if sealed(t.Seals.UserPublic) && sealed(t.Seals.SOPublic) {
-		return nil
-	}
-	return s.reseal()
-}
-
-// newPINs makes the PINs, where an earlier run has not.
-func (p *Program) newPINs() error {
-	for _, file := range []string{fileSOPIN, fileUserPIN} {
-		if p.pins.Has(file) {
-			continue
-		}
-		if err := p.pins.Write(file, []byte(randomHex(16)), 0o600); err != nil {
-			return err
-		}
+	if len(t.Seals.UserPublic) == 0 {
+		return s.seal()
 	}
 	return nil
+}
+
+// make has the library make the token.
+func (p *Program) make() error {
+	if err := p.tryParent(); err != nil {
+		return err
+	}
+	if err := p.newPINs(); err != nil {
+		return err
+	}
+	if err := p.note(); err != nil {
+		return err
+	}
+	if err := p.shelf.Create(); err != nil {
+		return err
+	}
+	so, err := p.pins.Read(fileSOPIN)
+	if err != nil {
+		return err
+	}
+	return p.library(func(m *token.Module) error {
+		return m.InitToken(p.cfg.LDevID.Token.Label, string(so))
+	})
+}
+
+// tryParent finds out whether an adopted SRK has the empty authorisation value
+// that the library counts on, by sealing something that is thrown away. The
+// library would try it again and again, which locks the TPM.
+func (p *Program) tryParent() error {
+	if p.srk.Matches(tpm.SRKTemplate) {
+		return nil // ours, or as good
+	}
+	_, err := p.tpm.Seal(p.parent(), tpm.SealTemplate(), tpm.Sensitive{Data: []byte("a try")})
+	if tpm.Denied(err) {
+		return step.As(step.Refused, "whoever made that key knows its authorisation value; the PKCS#11 library can only use one without",
+			fmt.Errorf("cannot use the storage root key at %#x: %w", uint32(tpm.HandleSRK), err))
+	}
+	return err
+}
+
+// module is the path of the PKCS#11 library.
+func (p *Program) module() (string, error) {
+	path, found := p.cfg.Module()
+	if !found {
+		return "", step.As(step.Unavailable, "install libtpm2-pkcs11-1, or name the library in [ldevid.token] module",
+			fmt.Errorf("cannot find the PKCS#11 module %s: %w", path, token.ErrNoModule))
+	}
+	return path, nil
 }
 
 // library does something with the PKCS#11 library. Nothing of ours is loaded
 // in the TPM meanwhile but one session: the library needs the other slots.
 func (p *Program) library(do func(*token.Module) error) (err error) {
-	path, found := p.cfg.Module()
-	if !found {
-		return step.As(step.Unavailable, "install libtpm2-pkcs11-1, or name the library in [ldevid.token] module",
-			fmt.Errorf("cannot find the PKCS#11 module %s: %w", path, token.ErrNoModule))
+	path, err := p.module()
+	if err != nil {
+		return err
 	}
 	// The library makes the store's files with what the umask leaves, and keyd
 	// must be able to use them.
@@ -219,7 +240,9 @@ func (p *Program) library(do func(*token.Module) error) (err error) {
 		return step.As(step.Unavailable, "is libtpm2_pkcs11 there ([ldevid.token] module), and libtss2-tcti-device0?", err)
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	return do(m)
+	// Tried once: what the library says tells little, and each try may count as
+	// a wrong PIN.
+	return step.As(step.Unavailable, "see what the PKCS#11 library says above; is the TPM in lockout (tpm2_getcap properties-variable)?", do(m))
 }
 
 // share opens the store to the group of the token's users.
@@ -229,68 +252,4 @@ func (p *Program) share() error {
 		return fmt.Errorf("cannot open the store to its group: %w", err)
 	}
 	return nil
-}
-
-// reseal puts ones of ours in the place of both seals. A token without keys gets a
-// new wrapping key; what wraps a key's value already is unsealed and kept.
-func (p *Program) reseal() error {
-	pin, err := p.pins.Read(fileUserPIN)
-	if err != nil {
-		return err
-	}
-	so, err := p.pins.Read(fileSOPIN)
-	if err != nil {
-		return err
-	}
-	st, err := token.OpenStore(p.shelf.Name(), token.ReadWrite)
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-	keys, err := st.Keys(p.token.ID, "")
-	if err != nil {
-		return err
-	}
-	old := p.token.Seals
-	fresh := old
-	if len(keys) > 0 {
-		err = p.unseal(string(pin))
-	} else {
-		p.secret.wrappingKey, fresh.UserSalt = newWrappingKey(), newSalt()
-	}
-	if err != nil {
-		return err
-	}
-	for _, seal := range []struct {
-		public, private *[]byte
-		auth            []byte
-	}{
-		{&fresh.UserPublic, &fresh.UserPrivate, token.SealAuth(string(pin), fresh.UserSalt)},
-		{&fresh.SOPublic, &fresh.SOPrivate, token.SealAuth(string(so), fresh.SOSalt)},
-	} {
-		blob, err := p.tpm.Seal(p.parent(), tpm.SealTemplate(), tpm.Sensitive{Auth: seal.auth, Data: p.secret.wrappingKey})
-		if err != nil {
-			return fmt.Errorf("cannot seal the token's key: %w", err)
-		}
-		*seal.public, *seal.private = blob.Public, blob.Private
-	}
-	if err := st.ReplaceSeals(p.token.ID, old, fresh); err != nil {
-		return err
-	}
-	p.secret.seal = string(fresh.UserPublic)
-	return nil
-}
-
-// newWrappingKey is 32 random bytes in hexadecimal digits, as the library makes
-// one.
-func newWrappingKey() []byte { return []byte(randomHex(32)) }
-
-// newSalt is as long as the library's.
-func newSalt() string { return randomHex(32) }
-
-// randomHex is n random bytes in hexadecimal digits.
-func randomHex(n int) string {
-	b := make([]byte, n)
-	rand.Read(b)
-	return hex.EncodeToString(b)
 }

@@ -232,6 +232,15 @@ func (s *Store) Token(label string) (*Token, error) {
 	return t, nil
 }
 
+// Empty says whether a token holds no object of any kind.
+func (s *Store) Empty(tokenID int64) (bool, error) {
+	var n int
+	if err := s.db.QueryRow("SELECT count(*) FROM tobjects WHERE tokid = ?", tokenID).Scan(&n); err != nil {
+		return false, fmt.Errorf("cannot count the objects of the token: %w", err)
+	}
+	return n == 0, nil
+}
+
 // Keys returns the key pairs of a token with that label, or all if label is empty. A
 // row without its other half is a Key whose Rows say so. Objects that are not of a pair
 // (certificates, secret keys) are left out.
