@@ -1,7 +1,9 @@
 package cmd
 
 import (
+	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
@@ -82,12 +85,18 @@ func ldevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() cloc
 // run is one run of a program, which a cut may end.
 func (b *board) run(t *testing.T, p program, cutter *fault.Cutter) error {
 	t.Helper()
-	cutter.TPM = b.tpm.Open(t)
-	opened := tpm.New(cutter, tpm.Secrets{})
+	// So small that a certificate is written in pieces.
+	cutter.TPM = fault.Small{TPM: b.tpm.Open(t), Buffer: 256}
+	return b.runOn(p, cutter, cutter.At != 0)
+}
+
+// runOn is one run on a bus.
+func (b *board) runOn(p program, bus transport.TPM, cut bool) error {
+	opened := tpm.New(bus, tpm.Secrets{})
 	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified)
 	// A cut ends the process: nothing is tried again for long.
 	runner := step.Runner{Steps: steps, Budget: time.Second / 2}
-	if cutter.At == 0 {
+	if !cut {
 		runner.Budget = time.Minute
 	}
 	err := runner.Run(context.Background())
@@ -133,6 +142,36 @@ func TestCutAtEveryCommand(t *testing.T) {
 	})
 }
 
+// One answer is lost, as a driver's timeout does it, and the run goes on: it
+// ends well by itself.
+func TestLostAnswers(t *testing.T) {
+	t.Parallel()
+	vendor := tpmkit.NewVendor(t)
+	factory := tpmkit.Start(t)
+	factory.Manufacture(t, vendor)
+	factory.Cut()
+	whole := &fault.Cutter{}
+	if err := newBoard(t, factory.Fork(t), vendor).run(t, idevidSteps, whole); err != nil {
+		t.Fatal(err)
+	}
+	for at := 1; at <= whole.Sent; at++ {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			t.Parallel() // each waits for a second or so before it tries again
+			b := newBoard(t, factory.Fork(t), vendor)
+			lost := &fault.Loser{TPM: fault.Small{TPM: b.tpm.Open(t), Buffer: 256}, At: at}
+			if err := b.runOn(idevidSteps, lost, false); err != nil && at < whole.Sent {
+				t.Fatalf("the answer to command %d was lost: %v", at, err)
+			}
+			// What a lost answer leaves loaded is the power's to clear.
+			b.tpm.Reboot(t)
+			if err := b.run(t, idevidSteps, &fault.Cutter{}); err != nil {
+				t.Fatal(err)
+			}
+			b.converged(t, idevidSteps, end{keys: 2, indices: 2})
+		})
+	}
+}
+
 // end is what must be in the TPM at the end.
 type end struct{ keys, indices int }
 
@@ -152,6 +191,7 @@ func cutEverywhere(t *testing.T, fresh func(*testing.T) *board, p program, want 
 					t.Fatalf("cut at %d of %d: %v", at, whole.Sent, err)
 				}
 				b.tpm.Reboot(t)
+				b.look(t, p)
 				if err := b.run(t, p, &fault.Cutter{}); err != nil {
 					t.Fatalf("the run after the cut: %v", err)
 				}
@@ -159,6 +199,29 @@ func cutEverywhere(t *testing.T, fresh func(*testing.T) *board, p program, want 
 				b.tpm.Cut()
 			})
 		}
+	}
+}
+
+// look shows the status of a device that is half made: it can always be told,
+// and telling it changes nothing.
+func (b *board) look(t *testing.T, p program) {
+	t.Helper()
+	opened := tpm.New(b.tpm.Open(t), tpm.Secrets{})
+	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified)
+	// The first command after each power-on that needs to know has the TPM note
+	// that it was not shut down in order.
+	step.Observe(context.Background(), steps)
+	before := b.tpm.State(t)
+	for _, row := range step.Observe(context.Background(), steps) {
+		if row.Err != nil {
+			t.Errorf("the status of %s: %v", row.Step, row.Err)
+		}
+	}
+	if err := opened.Close(); err != nil {
+		t.Error(err)
+	}
+	if b.tpm.State(t) != before {
+		t.Error("a status has changed the TPM")
 	}
 }
 
@@ -189,6 +252,20 @@ func (b *board) converged(t *testing.T, p program, want end) {
 		if got := count(kind.first); got != kind.want {
 			t.Errorf("%d %s, want %d", got, name, kind.want)
 		}
+	}
+	// What is locked in NV is what the CA has sent, to the last byte.
+	staged, err := os.ReadFile(filepath.Join(b.root, "var/lib/tpm2cloud/idevid/certificate.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(staged)
+	reader := tpm.New(opened, tpm.Secrets{})
+	index, err := reader.Index(tpm.IndexIDevID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := reader.Read(index); err != nil || !bytes.Equal(data, block.Bytes) || !index.Attributes.WriteLocked {
+		t.Errorf("NV holds %d bytes that are not the certificate of %d, or are not locked: %v", len(data), len(block.Bytes), err)
 	}
 	steps := p(b.cfg, tpm.New(opened, tpm.Secrets{}), device.New(b.root, b.cfg.Device), verified)
 	for _, row := range step.Observe(context.Background(), steps) {

@@ -326,8 +326,7 @@ func TestBusy(t *testing.T) {
 // An NV index in pieces, with the reader that its attributes allow.
 func TestNV(t *testing.T) {
 	t.Parallel()
-	// A TPM with a buffer of 700 bytes.
-	tpm := New(smallBuffer{tpmkit.Start(t).Open(t)}, Secrets{})
+	tpm := New(fault.Small{TPM: tpmkit.Start(t).Open(t), Buffer: 700}, Secrets{})
 	defer tpm.Close()
 	const index = tpm2.TPMHandle(0x01800001)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 100)
@@ -398,21 +397,6 @@ func TestRaw(t *testing.T) {
 	if err := known.DisableClear(tpm2.TPMRHPlatform); step.ClassOf(err) != step.Refused {
 		t.Errorf("the platform is not closed: %v", err)
 	}
-}
-
-// smallBuffer is a TPM whose NV buffer is smaller than swtpm's.
-type smallBuffer struct {
-	next interface{ Send([]byte) ([]byte, error) }
-}
-
-func (s smallBuffer) Send(command []byte) ([]byte, error) {
-	switch code, tail := fault.Code(command), command[len(command)-4:]; {
-	case code == tpm2.TPMCCNVRead && binary.BigEndian.Uint16(tail) > 700:
-		return fault.Failure(0x1c4), nil // TPM_RC_VALUE, parameter 1
-	case code == tpm2.TPMCCNVWrite && len(command) > 700+50:
-		return fault.Failure(0x1d5), nil // TPM_RC_SIZE, parameter 1
-	}
-	return s.next.Send(command)
 }
 
 // What a TPM answers decides how a run goes on.

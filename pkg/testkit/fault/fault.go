@@ -38,6 +38,46 @@ func (c *Cutter) Send(command []byte) ([]byte, error) {
 	return nil, ErrCut
 }
 
+// Loser loses one answer: the TPM has executed the command, and all goes on.
+type Loser struct {
+	TPM transport.TPM
+	// At is the number of the command, from 1 on, whose answer is lost.
+	At   int
+	sent int
+}
+
+// Send passes a command on, and its answer but for one.
+func (l *Loser) Send(command []byte) ([]byte, error) {
+	l.sent++
+	answer, err := l.TPM.Send(command)
+	if l.sent == l.At && err == nil {
+		return nil, errors.New("answer lost")
+	}
+	return answer, err
+}
+
+// nvWriteHead is what a TPM2_NV_Write with the empty authorisation value has
+// besides its data: header, two handles, authorisation area, size and offset.
+const nvWriteHead = 10 + 8 + 4 + 9 + 2 + 2
+
+// Small is a TPM whose NV buffer takes less than swtpm's: larger reads and
+// writes are refused as a TPM refuses them.
+type Small struct {
+	TPM    transport.TPM
+	Buffer int
+}
+
+// Send passes a command on, if it is small enough.
+func (s Small) Send(command []byte) ([]byte, error) {
+	switch code, tail := Code(command), command[max(0, len(command)-4):]; {
+	case code == tpm2.TPMCCNVRead && int(binary.BigEndian.Uint16(tail)) > s.Buffer:
+		return Failure(tpm2.TPMRCValue + 0x140), nil // of the first parameter
+	case code == tpm2.TPMCCNVWrite && len(command)-nvWriteHead > s.Buffer:
+		return Failure(tpm2.TPMRCSize + 0x140), nil
+	}
+	return s.TPM.Send(command)
+}
+
 // Tap sees every command and its answer, and may change the answer.
 type Tap struct {
 	TPM    transport.TPM
