@@ -266,7 +266,7 @@ func modulesOf(t *testing.T, program string) []string {
 	if program == "ldevid" {
 		cgo = "1"
 	}
-	cmd := exec.Command("go", "list", "-deps", "-tags", "libsqlite3,netgo,osusergo",
+	cmd := exec.Command("go", "list", "-deps", "-tags", "libsqlite3,netgo,osusergo,nethttpomithttp2",
 		"-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/tpm2cloud-"+program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOOS=linux")
 	var stderr bytes.Buffer

@@ -35,7 +35,7 @@ func buildAndRun(m *testing.M) (int, error) {
 		{".", "./tpm2cloud-idevid"}, {".", "./tpm2cloud-ldevid"}, {".", "./tpm2cloud-edgecfg"},
 		{"tpm2cloud-lab", "."},
 	} {
-		c := exec.Command("go", "build", "-tags", "libsqlite3,netgo,osusergo", "-o", dir+"/", build.pkg)
+		c := exec.Command("go", "build", "-tags", "libsqlite3,netgo,osusergo,nethttpomithttp2", "-o", dir+"/", build.pkg)
 		c.Dir = build.dir
 		if out, err := c.CombinedOutput(); err != nil {
 			return 1, fmt.Errorf("cannot build %s in %s: %w\n%s", build.pkg, build.dir, err, out)

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"encoding/pem"
 	"flag"
 	"fmt"
@@ -20,25 +19,32 @@ import (
 
 func main() { os.Exit(run()) }
 
+// options are those of the verbs.
+type options struct {
+	der    bool
+	ca, cn string
+}
+
 func run() int {
+	var o options
 	return cli.Main(cli.Program{
 		Name:    "tpm2cloud-idevid",
 		Summary: "tpm2cloud-idevid proves the TPM genuine and gives the device its manufacturer identity (IDevID)",
 		Config:  config.ProgramIDevID,
-		Open:    open,
+		Open:    o.open,
 		Verbs: []cli.Verb{
 			{Name: "export", Summary: "write the IDevID certificate that is in the TPM to standard output",
-				Flags: func(f *flag.FlagSet) { f.Bool("der", false, "write DER; else PEM") }},
+				Flags: func(f *flag.FlagSet) { f.BoolVar(&o.der, "der", false, "write DER; else PEM") }},
 			{Name: "verify", Summary: "prove the IDevID: chain, key and common name",
 				Flags: func(f *flag.FlagSet) {
-					f.String("ca", "", "a file of CA certificates, below --root; else those that were kept at enrolment")
-					f.String("cn", "", "the common name that is expected; else the configuration's")
+					f.StringVar(&o.ca, "ca", "", "a file of CA certificates, below --root; else those that were kept at enrolment")
+					f.StringVar(&o.cn, "cn", "", "the common name that is expected; else the configuration's")
 				}},
 		},
 	}, os.Args[1:], os.Stdout, os.Stderr)
 }
 
-func open(cfg *config.Config) (cli.Session, error) {
+func (o *options) open(cfg *config.Config) (cli.Session, error) {
 	floors := identity.Floors(cfg)
 	now := func() clock.Clock { return clock.Read(floors...) }
 	t, err := identity.OpenTPM(cfg)
@@ -46,30 +52,30 @@ func open(cfg *config.Config) (cli.Session, error) {
 		return cli.Session{}, err
 	}
 	program := idevid.New(cfg, t, device.New(cfg.Root(), cfg.Device), now)
-	verb := func(_ context.Context, verb string, flags *flag.FlagSet, out io.Writer) error {
+	verb := func(verb string, out io.Writer) error {
 		if verb == "export" {
-			return export(program, flags, out)
+			return o.export(program, out)
 		}
-		return verify(program, flags, out)
+		return o.verify(program, out)
 	}
 	return cli.Session{Steps: program.Steps(), Clock: now(), Close: t.Close, Verb: verb}, nil
 }
 
-func export(program *idevid.Program, flags *flag.FlagSet, out io.Writer) error {
+func (o *options) export(program *idevid.Program, out io.Writer) error {
 	certificate, err := program.Export()
 	if err != nil {
 		return err
 	}
 	data := certificate.Raw
-	if flags.Lookup("der").Value.String() == "false" {
+	if !o.der {
 		data = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: data})
 	}
 	_, err = out.Write(data)
 	return err
 }
 
-func verify(program *idevid.Program, flags *flag.FlagSet, out io.Writer) error {
-	good, err := program.Verify(flags.Lookup("ca").Value.String(), flags.Lookup("cn").Value.String())
+func (o *options) verify(program *idevid.Program, out io.Writer) error {
+	good, err := program.Verify(o.ca, o.cn)
 	if err != nil {
 		return err
 	}

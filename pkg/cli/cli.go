@@ -49,7 +49,7 @@ type Session struct {
 	Clock clock.Clock // that certificates are judged at
 	Close func() error
 	// Verb does one of the program's own verbs.
-	Verb func(ctx context.Context, verb string, flags *flag.FlagSet, out io.Writer) error
+	Verb func(verb string, out io.Writer) error
 }
 
 // Verb is a further thing that a program does.
@@ -96,7 +96,7 @@ func (r *run) main(args []string) error {
 	root := flags.String("root", "/", "the directory below which every absolute path of the configuration lies")
 	flags.BoolVar(&r.json, "json", false, "write JSON")
 	flags.Usage = func() {}
-	verb, rest, err := r.parse(flags, args)
+	verb, err := r.parse(flags, args)
 	if err != nil {
 		return err
 	}
@@ -121,14 +121,14 @@ func (r *run) main(args []string) error {
 	if verb == "status" {
 		err = r.status(ctx, session)
 	} else {
-		err = session.Verb(ctx, verb, rest, r.stdout)
+		err = session.Verb(verb, r.stdout)
 	}
 	return errors.Join(err, session.Close())
 }
 
 // parse reads flags, verb and the verb's own flags. Flags of the program may
 // stand behind the verb as well.
-func (r *run) parse(flags *flag.FlagSet, args []string) (verb string, own *flag.FlagSet, err error) {
+func (r *run) parse(flags *flag.FlagSet, args []string) (verb string, err error) {
 	usage := func(err error) error {
 		if errors.Is(err, flag.ErrHelp) {
 			r.usage(r.stdout, flags)
@@ -137,13 +137,13 @@ func (r *run) parse(flags *flag.FlagSet, args []string) (verb string, own *flag.
 		return step.As(step.Usage, r.Name+" --help shows what there is", err)
 	}
 	if err := flags.Parse(args); err != nil {
-		return "", nil, usage(err)
+		return "", usage(err)
 	}
 	if flags.NArg() == 0 {
-		return "", nil, nil
+		return "", nil
 	}
 	verb, args = flags.Arg(0), flags.Args()[1:]
-	own = flag.NewFlagSet(verb, flag.ContinueOnError)
+	own := flag.NewFlagSet(verb, flag.ContinueOnError)
 	own.SetOutput(io.Discard)
 	own.Usage = func() {}
 	flags.VisitAll(func(f *flag.Flag) { own.Var(f.Value, f.Name, f.Usage) })
@@ -157,15 +157,15 @@ func (r *run) parse(flags *flag.FlagSet, args []string) (verb string, own *flag.
 		}
 	}
 	if !known {
-		return "", nil, usage(fmt.Errorf("there is no verb %q", verb))
+		return "", usage(fmt.Errorf("there is no verb %q", verb))
 	}
 	if err := own.Parse(args); err != nil {
-		return "", nil, usage(err)
+		return "", usage(err)
 	}
 	if own.NArg() > 0 {
-		return "", nil, usage(fmt.Errorf("%s takes no argument %q", verb, own.Arg(0)))
+		return "", usage(fmt.Errorf("%s takes no argument %q", verb, own.Arg(0)))
 	}
-	return verb, own, nil
+	return verb, nil
 }
 
 func (r *run) usage(w io.Writer, flags *flag.FlagSet) {

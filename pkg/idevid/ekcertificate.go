@@ -61,6 +61,7 @@ func (s ekCertificate) Observe(context.Context) (step.Observation, error) {
 	if certified != nil {
 		obs.Detail = certified.Certificate.Names.String()
 	}
+	s.ekRecord, s.ekChain = record, bundle
 	if record.SavedIn(s.files) && (bundle == nil || s.files.Same(identity.FileEKChain, bundle, identity.ModePublic)) {
 		obs.State = step.Present
 	}
@@ -119,18 +120,10 @@ func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 }
 
 func (s ekCertificate) Act(context.Context, step.Observation) error {
-	certified, err := s.certified()
-	if err != nil {
-		return err
-	}
-	record := identity.EK{Handle: uint32(s.ek.Handle), Public: s.ek.PublicArea()}
-	if certified != nil && s.cfg.EK.Verify != config.VerifyOff {
-		if verdict, err := s.verify(certified); err == nil {
-			record.Verified = true
-			if err := s.files.Write(identity.FileEKChain, devid.EncodePEM(verdict.Chain), identity.ModePublic); err != nil {
-				return err
-			}
+	if s.ekChain != nil {
+		if err := s.files.Write(identity.FileEKChain, s.ekChain, identity.ModePublic); err != nil {
+			return err
 		}
 	}
-	return record.Save(s.files)
+	return s.ekRecord.Save(s.files)
 }

@@ -52,7 +52,9 @@ type Program struct {
 	ek     *tpm.Key // as ek-key saw it
 	proven bool     // the certified key is in this TPM
 	key    *tpm.Key // the IDevID, as idevid-key saw it
-	// What the last two steps saw last, for their own moves.
+	// What steps saw last, for their own moves.
+	ekRecord    identity.EK
+	ekChain     []byte
 	content     *content // of the index; nil: it is not defined
 	hierarchies hierarchies
 	// resetRefused is why the lockout hierarchy would not serve in this run.

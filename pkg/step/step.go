@@ -2,6 +2,7 @@
 // at the world, makes one move, and looks again.
 //
 // A [Step] has no memory of what it did: the truth is the TPM and the files.
+// (What Observe has just seen it may keep for the Act that follows.)
 // [Step.Observe] says how the step's object stands, [Step.Act] moves it
 // towards [Present], and only a second Observe that says Present ends the
 // step. One definition of "good" so serves a first run, a run after a power
