@@ -107,7 +107,7 @@ func (s platform) Act(context.Context, step.Observation) error {
 			}
 		}
 	}
-	if h.LockoutCounter > 0 && h.mayReset {
+	if h.LockoutCounter > 0 && h.mayReset && s.resetRefused == nil {
 		s.resetRefused = s.tpm.ResetLockout()
 	}
 	return nil

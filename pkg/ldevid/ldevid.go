@@ -13,6 +13,7 @@
 // directory:
 //
 //	pins/user-pin, so-pin   the token's PINs: 0600 in a directory of 0700
+//	pins/tokens.json        the tokens that were made here and have them
 //	ldevid/                 as pkg/identity has it
 package ldevid
 
