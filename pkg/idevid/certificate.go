@@ -119,9 +119,9 @@ func halfOf(data, whole []byte) bool {
 	for n < len(data) && data[n] == whole[n] {
 		n++
 	}
-	// The filler may happen to go on as the certificate does.
-	rest := bytes.TrimLeft(data[n:], "\xff")
-	return n > 0 && len(rest) == 0
+	// The specification leaves the filler to the TPM's maker.
+	rest := data[n:]
+	return n > 0 && (len(bytes.Trim(rest, "\xff")) == 0 || len(bytes.Trim(rest, "\x00")) == 0)
 }
 
 func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {

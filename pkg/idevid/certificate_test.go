@@ -1,0 +1,23 @@
+package idevid
+
+import "testing"
+
+func TestHalfOf(t *testing.T) {
+	const whole = "certificate\xff\xffend"
+	for data, want := range map[string]bool{
+		whole: true,
+		"certi\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff":                true,
+		"certi\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00":                true,
+		"certificate\xff\xff\xff\xff\xff":                                  true,
+		"certificate\xff\xffenx":                                           false,
+		"certificate\xff\xffen":                                            false, // another size
+		"certi\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00":                false,
+		"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff": false, // nothing of ours
+		"a foreign thing.":                                                 false,
+		"":                                                                 false,
+	} {
+		if got := halfOf([]byte(data), []byte(whole)); got != want {
+			t.Errorf("%q: %v", data, got)
+		}
+	}
+}
