@@ -281,11 +281,15 @@ func (r *run) event(e step.Event) {
 	if e.Observation.Waiting != "" {
 		verdict = "waiting"
 	}
-	text := e.Observation.Detail
-	if e.Observation.Waiting != "" {
-		text = e.Observation.Waiting
+	fmt.Fprintf(r.stdout, "%-18s  %-9s  %7.3f s  %s: %s\n", e.Step, verdict, e.Elapsed.Seconds(), e.Observation.Object, said(e.Observation))
+}
+
+// said is what an observation says in words: what is waited for comes first.
+func said(o step.Observation) string {
+	if o.Waiting != "" {
+		return o.Waiting
 	}
-	fmt.Fprintf(r.stdout, "%-18s  %-9s  %7.3f s  %s: %s\n", e.Step, verdict, e.Elapsed.Seconds(), e.Observation.Object, text)
+	return o.Detail
 }
 
 func (r *run) writeJSON(v any) {
@@ -328,15 +332,11 @@ type clockState struct {
 
 func (r *run) table(rows []step.Row) {
 	for _, row := range rows {
-		text := row.Detail
-		if row.Waiting != "" {
-			text = row.Waiting
-		}
-		state := row.State.String()
+		text := said(row.Observation)
 		if row.Err != nil {
-			state, text = "unknown", row.Error
+			text = row.Error
 		}
-		fmt.Fprintf(r.stdout, "%-18s  %-8s  %s: %s\n", row.Step, state, row.Object, text)
+		fmt.Fprintf(r.stdout, "%-18s  %-8s  %s: %s\n", row.Step, row.State, row.Object, text)
 		if c := row.Certificate; c != nil {
 			fmt.Fprintf(r.stdout, "%30s%s, by %s, until %s\n", "", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))
 		}

@@ -25,8 +25,6 @@ type Options struct {
 	// right time for sure; else what dates alone forbid is temporary.
 	Now           func() time.Time
 	ClockVerified bool
-	// UserAgent is sent to an EST server.
-	UserAgent string
 }
 
 // Request is what a certificate is asked for with.

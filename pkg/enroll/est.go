@@ -15,7 +15,7 @@ import (
 // issueOverEST is what the est methods have in common; o holds the credentials, in which they differ.
 func (e *Enroller) issueOverEST(ctx context.Context, r Request, o est.Options) (answer, ca []*x509.Certificate, err error) {
 	o.Server, o.Label = e.enroll.Server, e.enroll.Label
-	o.Time, o.UserAgent = e.options.Now, e.options.UserAgent
+	o.Time = e.options.Now
 	roots, err := e.serverRoots()
 	if err != nil {
 		return nil, nil, err

@@ -85,12 +85,11 @@ func JudgeIDevID(chain *devid.Chain, roots []*x509.Certificate, commonName strin
 		Key: chain.Leaf.PublicKey, AnySubject: true, CommonName: commonName,
 		NoExpiry: true, Roots: roots, At: now.Time,
 	})
-	var dates *devid.DateError
 	var name *devid.SubjectError
 	switch {
 	case err == nil:
 		return checked.Warnings, nil
-	case errors.As(err, &dates) && !now.Verified:
+	case Undecided(err, now):
 		return nil, step.As(step.Temporary, "the clock is not synchronised; it may be wrong", fmt.Errorf("cannot trust the IDevID: %w", err))
 	case errors.As(err, &name):
 		return nil, step.As(step.Refused, "[idevid] common_name, or [ldevid] idevid_common_name, says which name is expected",

@@ -101,6 +101,13 @@ func Check(chain *devid.Chain, want devid.Expect) (*devid.Chain, error) {
 	return devid.Check(Certificates(chain), want)
 }
 
+// Undecided says whether it is the dates alone that speak against a certificate,
+// by a clock that may be wrong: it calls no certificate bad.
+func Undecided(err error, now clock.Clock) bool {
+	var dates *devid.DateError
+	return errors.As(err, &dates) && !now.Verified
+}
+
 // Ready finds out whether an order could be placed: the secret and the files
 // that its method needs are there. Who asks before the first change of the TPM
 // has changed nothing when they aren't.

@@ -215,8 +215,7 @@ func (p *Program) staged() (*devid.Chain, error) {
 	}
 	_, err = identity.Check(chain, devid.Expect{
 		Key: public, Subject: subject, AnySubject: p.cfg.IDevID.Enroll.AnySubject, Roots: roots, At: p.clock().Time})
-	var dates *devid.DateError
-	if err != nil && (!errors.As(err, &dates) || p.clock().Verified) {
+	if err != nil && !identity.Undecided(err, p.clock()) {
 		return nil, nil
 	}
 	return chain, nil
@@ -265,14 +264,7 @@ func (p *Program) enrol(ctx context.Context) (*devid.Chain, error) {
 // has the name given.
 func (p *Program) name(ek []byte) (pkix.Name, error) {
 	c := p.cfg.IDevID
-	var names [3]string
-	for i, pattern := range []string{c.CommonName, c.SerialNumber, c.Organization} {
-		var err error
-		if names[i], err = p.device.Expand(pattern, ek); err != nil {
-			return pkix.Name{}, err
-		}
-	}
-	return devid.Subject(names[0], names[1], names[2]), nil
+	return identity.Names{CommonName: c.CommonName, SerialNumber: c.SerialNumber, Organization: c.Organization}.Subject(p.device, ek)
 }
 
 // write puts the certificate into the index, which is defined first, and anew

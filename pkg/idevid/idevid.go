@@ -59,7 +59,6 @@ type Program struct {
 	hierarchies hierarchies
 	// resetRefused is why the lockout hierarchy would not serve in this run.
 	resetRefused error
-	ready        bool // see prepare
 }
 
 // New makes a run. It reads nothing and changes nothing.
@@ -82,18 +81,12 @@ func (p *Program) Steps() []step.Step {
 // run afterwards: a secret or file that is not there, a name that cannot be
 // made.
 func (p *Program) prepare() error {
-	if p.ready {
-		return nil
-	}
 	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll); err != nil {
 		return err
 	}
 	// The EK's name is not known yet; any other will do for a try.
-	if _, err := p.name(make([]byte, 34)); err != nil {
-		return err
-	}
-	p.ready = true
-	return nil
+	_, err := p.name(make([]byte, 34))
+	return err
 }
 
 // vendor is what the TPM's vendor left in NV.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
@@ -24,11 +23,6 @@ import (
 type idevidKey struct{ *Program }
 
 func (idevidKey) Name() string { return "idevid-key" }
-
-// idevidTemplate is that of the algorithm configured.
-func idevidTemplate(a config.KeyAlgorithm) tpm2.TPMTPublic {
-	return tpm.DevIDTemplate(a == config.RSA2048)
-}
 
 func (s idevidKey) Observe(context.Context) (step.Observation, error) {
 	obs := step.Observation{Object: fmt.Sprintf("%#x", uint32(tpm.HandleIDevID))}
@@ -46,12 +40,7 @@ func (s idevidKey) Observe(context.Context) (step.Observation, error) {
 	if err != nil {
 		return obs, err
 	}
-	var algorithm config.KeyAlgorithm
-	for _, a := range []config.KeyAlgorithm{config.ECCP256, config.RSA2048} {
-		if key.Matches(idevidTemplate(a)) {
-			algorithm = a
-		}
-	}
+	algorithm := identity.Algorithm(key)
 	if algorithm == "" || !key.ChildOf(s.ek, tpm2.TPMRHEndorsement) {
 		obs.State, obs.Detail = step.Conflict, "the key there is no IDevID under this TPM's EK"
 		obs.Hint = fmt.Sprintf("if nothing needs that key, remove it: tpm2_evictcontrol -C o -c %#x", uint32(tpm.HandleIDevID))
@@ -102,7 +91,7 @@ func (s idevidKey) Act(_ context.Context, obs step.Observation) (err error) {
 }
 
 func (p *Program) create(parent tpm.Parent) (*tpm.Loaded, error) {
-	loaded, blob, err := p.tpm.CreateChild(parent, idevidTemplate(p.cfg.IDevID.Key), tpm.Sensitive{})
+	loaded, blob, err := p.tpm.CreateChild(parent, identity.Template(p.cfg.IDevID.Key), tpm.Sensitive{})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the IDevID key: %w", err)
 	}

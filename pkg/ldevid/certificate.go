@@ -3,11 +3,10 @@ package ldevid
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io/fs"
-
-	"crypto/x509/pkix"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
@@ -55,12 +54,10 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 		Key: public, Subject: subject, AnySubject: s.cfg.LDevID.Enroll.AnySubject,
 		ClientAuth: true, Roots: roots, At: s.clock().Time,
 	})
-	var dates *devid.DateError
 	switch {
 	case err == nil:
 		obs.State, obs.Detail, obs.Warnings = step.Present, "verified", checked.Warnings
-	case errors.As(err, &dates) && !s.clock().Verified:
-		// A clock that may be wrong calls no certificate bad.
+	case identity.Undecided(err, s.clock()):
 		obs.State, obs.Detail = step.Present, "clock unverified"
 		obs.Warnings = []string{err.Error()}
 	default:
@@ -74,20 +71,7 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 // subject is the name that the LDevID certificate must carry.
 func (p *Program) subject() (pkix.Name, error) {
 	c := p.cfg.LDevID
-	// Names that DPS takes are in lower case, and this one becomes one.
-	commonName, err := p.device.ExpandLower(c.CommonName, p.ekName)
-	if err != nil {
-		return pkix.Name{}, err
-	}
-	serial, err := p.device.Expand(c.SerialNumber, p.ekName)
-	if err != nil {
-		return pkix.Name{}, err
-	}
-	organization, err := p.device.Expand(c.Organization, p.ekName)
-	if err != nil {
-		return pkix.Name{}, err
-	}
-	return devid.Subject(commonName, serial, organization), nil
+	return identity.Names{CommonName: c.CommonName, SerialNumber: c.SerialNumber, Organization: c.Organization, Lower: true}.Subject(p.device, p.ekName)
 }
 
 func (s ldevidCertificate) Act(ctx context.Context, _ step.Observation) error {

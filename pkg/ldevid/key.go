@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/token"
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
@@ -56,9 +57,10 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 	case key == nil:
 		obs.State, obs.Detail = step.Partial, "the key is in the token but not at its handle"
 	case pair != nil && bytes.Equal(pairName(pair), key.Name):
-		obs.State, obs.Detail = step.Present, describe(key)
-		if !key.Matches(s.template()) {
-			obs.Warnings = append(obs.Warnings, fmt.Sprintf("the LDevID was made as %s and stays so; the configuration says %s", describe(key), s.cfg.LDevID.Key))
+		algorithm := identity.Algorithm(key)
+		obs.State, obs.Detail = step.Present, string(algorithm)
+		if algorithm != s.cfg.LDevID.Key {
+			obs.Warnings = append(obs.Warnings, fmt.Sprintf("the LDevID was made as %s and stays so; the configuration says %s", algorithm, s.cfg.LDevID.Key))
 		}
 	case pair != nil:
 		obs.State, obs.Detail = step.Conflict, fmt.Sprintf("the key there is not the key %q of token %q", pair.Label, s.token.Label)
@@ -149,7 +151,7 @@ func public(pair *token.Key) *tpm2.TPMTPublic {
 // linkable says whether the rows are of a key that this step makes.
 func linkable(pair *token.Key) bool {
 	area := public(pair)
-	return area != nil && devIDShaped(&tpm.Key{Public: *area}) && pair.WrappedAuth != ""
+	return area != nil && identity.Algorithm(&tpm.Key{Public: *area}) != "" && pair.WrappedAuth != ""
 }
 
 func pairName(pair *token.Key) []byte {
@@ -160,20 +162,9 @@ func pairName(pair *token.Key) []byte {
 	return name.Buffer
 }
 
-func devIDShaped(key *tpm.Key) bool {
-	return key.Matches(tpm.DevIDTemplate(false)) || key.Matches(tpm.DevIDTemplate(true))
-}
-
 // ours says whether a key is an LDevID under the SRK.
 func ours(key, srk *tpm.Key) bool {
-	return devIDShaped(key) && key.ChildOf(srk, tpm2.TPMRHOwner)
-}
-
-func describe(key *tpm.Key) string {
-	if key.Public.Type == tpm2.TPMAlgRSA {
-		return string(config.RSA2048)
-	}
-	return string(config.ECCP256)
+	return identity.Algorithm(key) != "" && key.ChildOf(srk, tpm2.TPMRHOwner)
 }
 
 func (s ldevidKey) Act(_ context.Context, obs step.Observation) (err error) {
@@ -197,7 +188,7 @@ func (s ldevidKey) Act(_ context.Context, obs step.Observation) (err error) {
 func (p *Program) create() (_ *tpm.Loaded, err error) {
 	// The library takes the authorisation value as text.
 	auth := []byte(randomHex(16))
-	loaded, blob, err := p.tpm.CreateChild(p.parent(), p.template(), tpm.Sensitive{Auth: auth})
+	loaded, blob, err := p.tpm.CreateChild(p.parent(), identity.Template(p.cfg.LDevID.Key), tpm.Sensitive{Auth: auth})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the LDevID key: %w", err)
 	}

@@ -18,7 +18,7 @@
 package ldevid
 
 import (
-	"github.com/google/go-tpm/tpm2"
+	"path/filepath"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
@@ -61,7 +61,7 @@ func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now func() clock.Cl
 		cfg: cfg, tpm: t, device: board, clock: now,
 		files:  identity.Dir(cfg, identity.LDevID),
 		idevid: identity.Dir(cfg, identity.IDevID),
-		pins:   store.Open(state+"/pins", 0o700),
+		pins:   store.Open(filepath.Join(state, "pins"), 0o700),
 		shelf:  store.Open(cfg.Path(cfg.LDevID.Token.Store), shelfMode),
 	}
 }
@@ -93,8 +93,3 @@ func (p *Program) prepare() error {
 
 // parent is the SRK as the parent of others.
 func (p *Program) parent() tpm.Parent { return tpm.Parent{Key: p.srk} }
-
-// template is that of the LDevID.
-func (p *Program) template() tpm2.TPMTPublic {
-	return tpm.DevIDTemplate(p.cfg.LDevID.Key == config.RSA2048)
-}

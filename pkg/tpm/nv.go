@@ -174,7 +174,7 @@ func (t *TPM) PlatformOpen(i *Index) (bool, error) {
 	case err == nil, errors.Is(err, tpm2.TPMRCNVAuthorization), errors.Is(err, tpm2.TPMRCNVUninitialized):
 		// The TPM looks at the index only after the authorisation was right.
 		return true, nil
-	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCHierarchy):
+	case Denied(err), errors.Is(err, tpm2.TPMRCHierarchy):
 		return false, nil
 	}
 	return false, fail(err, "find out whether the platform hierarchy is open")

@@ -185,7 +185,7 @@ func (t *TPM) endorsementPolicy(parent tpm2.TPMTPublic) (tpm2.Session, error) {
 			NonceTPM:      nonce,
 		}.Execute(tpm)
 		if err != nil {
-			return failBy(tpm2.TPMRHEndorsement, err, "authorise by the endorsement hierarchy")
+			return failBy(tpm2.TPMRHEndorsement, err, "authorise the use of the EK")
 		}
 		if !high {
 			return nil
