@@ -4,6 +4,10 @@
 // place, synced, renamed over it, and the directory is synced. Nothing outside
 // the directory is reached, whatever symbolic links somebody left there: all
 // access goes through one [os.Root].
+//
+// What root makes belongs to the owner of the directory that it is in: a program
+// whose unit has a user of its own, and that somebody ran by hand as root, must
+// not leave files behind that the unit cannot replace.
 package store
 
 import (
@@ -63,6 +67,14 @@ func (d *Dir) create() error {
 	if err := os.Chmod(fresh, d.mode); err != nil {
 		os.Remove(fresh)
 		return fmt.Errorf("cannot set the mode of %s: %w", d.name, err)
+	}
+	owner, err := inherited(os.Stat(filepath.Dir(d.name)))
+	if err == nil && owner != nil {
+		err = os.Lchown(fresh, owner.UID, owner.GID)
+	}
+	if err != nil {
+		os.Remove(fresh)
+		return fmt.Errorf("cannot give %s to the owner of %s: %w", d.name, filepath.Dir(d.name), err)
 	}
 	if err := os.Rename(fresh, d.name); err != nil {
 		os.Remove(fresh)
@@ -127,8 +139,21 @@ func (d *Dir) Has(file string) bool {
 	return err == nil
 }
 
-// Owner is a file's owner; the zero value is whoever writes it.
+// Owner is a file's owner; the zero value is root.
 type Owner struct{ UID, GID int }
+
+// inherited is the owner of a directory, for what root makes in it, and nil
+// where that needs no change. Others cannot give anything away.
+func inherited(directory fs.FileInfo, err error) (*Owner, error) {
+	if err != nil || os.Geteuid() != 0 {
+		return nil, err
+	}
+	st, ok := directory.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return nil, nil
+	}
+	return &Owner{int(st.Uid), int(st.Gid)}, nil
+}
 
 // Option changes how Write writes.
 type Option func(*options)
@@ -166,6 +191,11 @@ func (d *Dir) write(file string, data []byte, mode fs.FileMode, o options) error
 	defer f.Cleanup()
 	if _, err := f.Write(data); err != nil {
 		return err
+	}
+	if o.owner == nil {
+		if o.owner, err = inherited(d.root.Stat(path.Dir(file))); err != nil {
+			return err
+		}
 	}
 	if o.owner != nil {
 		if err := f.Chown(o.owner.UID, o.owner.GID); err != nil {
@@ -235,6 +265,13 @@ func (d *Dir) TryLock(file string) (*Lock, error) {
 	f, err := d.root.OpenFile(file, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock %s: %w", d.Path(file), err)
+	}
+	if owner, err := inherited(d.root.Stat(path.Dir(file))); err == nil && owner != nil {
+		err = f.Chown(owner.UID, owner.GID)
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("cannot give the lock %s to its owner: %w", d.Path(file), err)
+		}
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()

@@ -144,3 +144,42 @@ func TestLock(t *testing.T) {
 	}
 	again.Unlock()
 }
+
+// Root leaves nothing in another user's directory that this user cannot replace.
+func TestInheritedOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	parent := t.TempDir()
+	if err := os.Chown(parent, 12345, 23456); err != nil {
+		t.Fatal(err)
+	}
+	d := Open(filepath.Join(parent, "sub"), fs.ModeSetgid|0o770)
+	t.Cleanup(func() { d.Close() })
+	if err := d.Write("file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write("given", nil, 0o600, OwnedBy(Owner{UID: 1, GID: 2})); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := d.TryLock("lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Unlock()
+	for name, want := range map[string]Owner{
+		"": {12345, 23456}, "file": {12345, 23456}, "lock": {12345, 23456}, "given": {1, 2},
+	} {
+		info, err := os.Stat(d.Path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if have := (Owner{int(st.Uid), int(st.Gid)}); have != want {
+			t.Errorf("%q belongs to %v, want %v", name, have, want)
+		}
+		if name == "" && info.Mode()&fs.ModeSetgid == 0 {
+			t.Error("the directory has lost its setgid bit")
+		}
+	}
+}
