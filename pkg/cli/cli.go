@@ -21,7 +21,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -62,8 +61,11 @@ type Verb struct {
 type run struct {
 	Program
 	stdout, stderr io.Writer
+	journal        *systemd.Journal // nil: standard error is no journal
 	json           bool
 	cfg            *config.Config
+	last           step.Event        // the last step that ended
+	named          *step.Certificate // the last one that a step was about
 }
 
 // Main runs a program and returns its exit code.
@@ -71,7 +73,7 @@ func Main(p Program, args []string, stdout, stderr io.Writer) int {
 	// Secrets are in this process's memory, and would be in its core dump.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 
-	r := &run{Program: p, stdout: stdout, stderr: stderr}
+	r := &run{Program: p, stdout: stdout, stderr: stderr, journal: systemd.OpenJournal(p.Name)}
 	err := r.main(args)
 	if errors.Is(err, context.Canceled) {
 		err = step.Fail(step.Temporary, "interrupted by a signal; the next run goes on from here")
@@ -79,13 +81,7 @@ func Main(p Program, args []string, stdout, stderr io.Writer) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
-	// Several problems are several lines, each of them an error's.
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(stderr, "error: %s\n", strings.TrimSuffix(line, "\n"))
-	}
-	if hint := step.HintOf(err); hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
-	}
+	r.report(err)
 	return int(step.ClassOf(err))
 }
 
@@ -215,17 +211,21 @@ func (r *run) provision(ctx context.Context) error {
 	defer func() {
 		// What the run has made stays, whatever could not be tidied up.
 		if cerr := session.Close(); cerr != nil {
-			fmt.Fprintf(r.stderr, "warning: %v\n", cerr)
+			r.warn("%v", cerr)
 		}
 	}()
 	if err := session.Clock.Err(); err != nil {
 		return err
 	}
 	if !session.Clock.Verified {
-		fmt.Fprintf(r.stderr, "warning: clock unverified: %s\n", session.Clock.Why)
+		r.warn("clock unverified: %s", session.Clock.Why)
 	}
 	runner := step.Runner{Steps: session.Steps, Budget: time.Until(end).Round(time.Second), Notify: r.event}
-	return runner.Run(ctx)
+	if err := runner.Run(ctx); err != nil {
+		return err
+	}
+	r.ready()
+	return nil
 }
 
 // lock waits for its turn.
@@ -242,7 +242,7 @@ func (r *run) lock(ctx context.Context, state *store.Dir, end time.Time) (*store
 			return nil, step.As(step.Temporary, "", err)
 		}
 		if !said {
-			fmt.Fprintf(r.stderr, "waiting: %v\n", err)
+			r.say(systemd.Notice, "", nil, "waiting: %v", err)
 			systemd.Status("waiting: %v", err)
 			said = true
 		}
@@ -257,13 +257,18 @@ func (r *run) lock(ctx context.Context, state *store.Dir, end time.Time) (*store
 // event tells of one step.
 func (r *run) event(e step.Event) {
 	if !e.Done {
-		fmt.Fprintf(r.stderr, "retry: %s: %v; again in %s\n", e.Step, e.Err, e.Wait.Round(100*time.Millisecond))
+		r.say(systemd.Warning, systemd.Waiting, map[string]string{"STEP": e.Step, "OBJECT": e.Observation.Object},
+			"retry: %s: %v; again in %s", e.Step, e.Err, e.Wait.Round(100*time.Millisecond))
 		systemd.Status("%s: %v; again in %s", e.Step, e.Err, e.Wait.Round(time.Second))
 		return
 	}
+	r.last = e
+	if c := e.Observation.Certificate; c != nil {
+		r.named = c
+	}
 	systemd.Status("%s: %s", e.Step, e.Observation.State)
 	for _, w := range e.Observation.Warnings {
-		fmt.Fprintf(r.stderr, "warning: %s: %s\n", e.Step, w)
+		r.warn("%s: %s", e.Step, w)
 	}
 	if r.json {
 		r.writeJSON(struct {

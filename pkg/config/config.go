@@ -150,6 +150,9 @@ func (c *Config) TPMDevice() string {
 	return c.Path(c.TPM.Device)
 }
 
+// Software says whether the TPM is a program: only those have a socket.
+func (t TPM) Software() bool { return strings.HasPrefix(t.Device, "unix:") }
+
 // TCTI is how tpm2-tss, and so the PKCS#11 library, reaches the same TPM.
 func (c *Config) TCTI() string {
 	if path, ok := strings.CutPrefix(c.TPM.Device, "unix:"); ok {

@@ -16,6 +16,9 @@ import (
 const (
 	// credentialsDir is where a run by hand finds what systemd gives a unit.
 	credentialsDir = "/etc/tpm2cloud/credentials"
+	// credentialsPrefix is what systemd puts before the names of the files there
+	// when it loads the directory (LoadCredential=tpm2cloud:DIRECTORY).
+	credentialsPrefix = "tpm2cloud_"
 
 	maxSecret = 64 << 10
 )
@@ -68,11 +71,13 @@ func (c *Config) secretPath(s Secret) (path string, mode fs.FileMode) {
 		return c.Path(string(s)), 0o700
 	}
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		path := filepath.Join(dir, string(s))
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			// systemd lets the unit's user in by an ACL, whose mask shows as the
-			// group's bits.
-			return path, 0o750
+		for _, prefix := range []string{"", credentialsPrefix} {
+			path := filepath.Join(dir, prefix+string(s))
+			if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+				// systemd lets the unit's user in by an ACL, whose mask shows as the
+				// group's bits.
+				return path, 0o750
+			}
 		}
 	}
 	return c.Path(filepath.Join(credentialsDir, string(s))), 0o700

@@ -49,6 +49,10 @@ func TestReadSecretPlaces(t *testing.T) {
 	if got, err := c.ReadSecret("est"); got != "by hand" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
+	put(t, creds+"/tpm2cloud_est", "of the directory", 0o440)
+	if got, err := c.ReadSecret("est"); got != "of the directory" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
 	put(t, creds+"/est", "by systemd", 0o440)
 	if got, err := c.ReadSecret("est"); got != "by systemd" || err != nil {
 		t.Errorf("%q, %v", got, err)

@@ -99,8 +99,10 @@ func (d *Duration) UnmarshalText(b []byte) error {
 }
 
 // Secret names a secret; it is never the secret itself. A name without a slash
-// is a systemd credential, looked for in $CREDENTIALS_DIRECTORY and then, for
-// runs by hand, in /etc/tpm2cloud/credentials. An absolute path is a file. A
+// is a systemd credential, looked for in $CREDENTIALS_DIRECTORY (by its name,
+// and by the one that it gets where a unit loads all of
+// /etc/tpm2cloud/credentials as "tpm2cloud") and then, for runs by hand, in
+// that directory itself. An absolute path is a file. A
 // file must belong to the user who reads it and be closed to everybody else
 // (mode 0600 or less).
 type Secret string

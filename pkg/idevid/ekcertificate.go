@@ -55,6 +55,9 @@ func (s ekCertificate) Observe(context.Context) (step.Observation, error) {
 	if err := s.prove(); err != nil {
 		return obs, err
 	}
+	if s.cfg.TPM.Software() {
+		obs.Warnings = append(obs.Warnings, "software TPM, not for production: who can read its files has its keys")
+	}
 	if !record.Verified {
 		obs.Warnings = append(obs.Warnings, "bus unverified: secrets are hidden from listeners on the TPM's bus, but not from a false TPM")
 	}
@@ -116,7 +119,8 @@ func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 			class, hint = step.Temporary, "the clock is not synchronised; it may be wrong"
 		}
 	}
-	return nil, step.As(class, hint, fmt.Errorf("this TPM is not proven genuine, EK certificate in NV %#x: %w", certified.Slot.Certificate, err))
+	return nil, step.Because(step.NotGenuine, step.As(class, hint,
+		fmt.Errorf("this TPM is not proven genuine, EK certificate in NV %#x: %w", certified.Slot.Certificate, err)))
 }
 
 func (s ekCertificate) Act(context.Context, step.Observation) error {

@@ -118,9 +118,9 @@ func (p *Program) load(parent tpm.Parent) (*tpm.Loaded, error) {
 	}
 	loaded, err := p.tpm.Load(parent, blob)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
-		return nil, step.As(step.Refused,
+		return nil, step.Because(step.OtherTPM, step.As(step.Refused,
 			fmt.Sprintf("%s is another TPM's, or this TPM has been cleared and the IDevID is lost; move %s away to make a new one", path, p.files.Name()),
-			fmt.Errorf("cannot load the kept IDevID key %s: %w", path, err))
+			fmt.Errorf("cannot load the kept IDevID key %s: %w", path, err)))
 	}
 	return loaded, err
 }

@@ -48,7 +48,7 @@ func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 		obs.State, obs.Detail = step.Partial, "left unclean by an interruption"
 		return obs, nil
 	case errors.Is(err, token.ErrOtherParent):
-		obs.State, obs.Detail = step.Conflict, err.Error()
+		obs.State, obs.Detail, obs.Reason = step.Conflict, err.Error(), step.OtherTPM
 		obs.Hint = fmt.Sprintf("the TPM was cleared, or the disk is from another board: nothing in the token can be used; move %s away to make a new one", s.shelf.Name())
 		return obs, nil
 	case err != nil:

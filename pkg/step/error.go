@@ -30,6 +30,19 @@ const (
 	Configuration Class = 78
 )
 
+// Reason is why a run failed, where somebody looks for that and not for the
+// class: the journal's catalog has a text for each.
+type Reason string
+
+const (
+	// NoTPM: the TPM's device cannot be opened.
+	NoTPM Reason = "no-tpm"
+	// NotGenuine: the TPM did not prove that a trusted vendor made it.
+	NotGenuine Reason = "not-genuine"
+	// OtherTPM: the state on disk was made with another TPM.
+	OtherTPM Reason = "other-tpm"
+)
+
 // Error classifies a cause. Its text is the cause's: class and hint are for
 // whoever decides on them, the runner and the edge of the program.
 type Error struct {
@@ -39,7 +52,9 @@ type Error struct {
 	NotBefore time.Time
 	// Hint is the technician's next action.
 	Hint string
-	Err  error
+	// Reason is set on the few errors that have one.
+	Reason Reason
+	Err    error
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -61,7 +76,7 @@ func As(class Class, hint string, err error) error {
 		if hint == "" {
 			hint = known.Hint
 		}
-		return &Error{Class: class, NotBefore: known.NotBefore, Hint: hint, Err: err}
+		return &Error{Class: class, NotBefore: known.NotBefore, Hint: hint, Reason: known.Reason, Err: err}
 	}
 	return &Error{Class: class, Hint: hint, Err: err}
 }
@@ -70,6 +85,33 @@ func As(class Class, hint string, err error) error {
 func Hint(err error, format string, args ...any) error {
 	return As(ClassOf(err), fmt.Sprintf(format, args...), err)
 }
+
+// Because gives an error a reason.
+func Because(reason Reason, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := As(ClassOf(err), "", err).(*Error)
+	e.Reason = reason
+	return e
+}
+
+// ReasonOf is the reason of the outermost Error in err's chain, or "".
+func ReasonOf(err error) Reason {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Reason
+	}
+	return ""
+}
+
+// Failure is the error of a run: the step that it ended at.
+type Failure struct {
+	Step string
+	Err  error
+}
+
+func (f *Failure) Error() string { return f.Step + ": " + f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
 
 // ClassOf is the class of the outermost Error in err's chain; an error that
 // nobody classified is Temporary, so that a run is tried again rather than

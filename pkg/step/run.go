@@ -60,7 +60,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	deadline, _ := ctx.Deadline()
 	for _, s := range r.Steps {
 		if err := r.run(ctx, s, deadline); err != nil {
-			return fmt.Errorf("%s: %w", s.Name(), err)
+			return &Failure{s.Name(), err}
 		}
 	}
 	return nil
@@ -90,7 +90,7 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 			wait = max(time.Until(at), 0) + wait/4
 		}
 		if time.Now().Add(wait).After(deadline) {
-			return &Error{Class: Temporary, Hint: HintOf(err),
+			return &Error{Class: Temporary, Hint: HintOf(err), Reason: ReasonOf(err),
 				Err: fmt.Errorf("gave up for now, the budget of %s is spent: %w", r.Budget, err)}
 		}
 		r.notify(Event{Step: s.Name(), Observation: obs, Elapsed: time.Since(begin), Err: err, Wait: wait})
@@ -120,7 +120,7 @@ func once(ctx context.Context, s Step) (obs Observation, acted bool, err error) 
 		case obs.State == Present, obs.State == Partial && obs.Waiting != "":
 			return obs, acted, nil
 		case obs.State == Conflict:
-			return obs, acted, &Error{Class: Refused, Hint: obs.Hint,
+			return obs, acted, &Error{Class: Refused, Hint: obs.Hint, Reason: obs.Reason,
 				Err: fmt.Errorf("cannot use %s: %s", obs.Object, obs.Detail)}
 		}
 		if err = s.Act(ctx, obs); err != nil {

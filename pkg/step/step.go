@@ -78,6 +78,8 @@ type Observation struct {
 	Waiting string `json:"waiting,omitempty"`
 	// Hint is the next action for a technician where State is Conflict.
 	Hint string `json:"hint,omitempty"`
+	// Reason is set on the few conflicts that have one.
+	Reason Reason `json:"reason,omitempty"`
 }
 
 // Certificate is what a table of identities shows of a certificate.

@@ -1,9 +1,10 @@
-// Package systemd tells the service manager how a run goes on. Outside a unit
-// (no $NOTIFY_SOCKET) all of it does nothing.
+// Package systemd tells the service manager how a run goes on, and the journal
+// what became of it. Outside a unit all of it does nothing.
 package systemd
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -11,8 +12,10 @@ import (
 
 // Status is the line that `systemctl status` shows.
 func Status(format string, args ...any) {
+	// One assignment is one line; the text of an error may have several.
+	line := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
 	// Nobody can do anything about a manager that does not listen.
-	_, _ = daemon.SdNotify(false, "STATUS="+fmt.Sprintf(format, args...))
+	_, _ = daemon.SdNotify(false, "STATUS="+line)
 }
 
 // Extend asks for more time before the start of the unit counts as failed.

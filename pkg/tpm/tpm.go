@@ -69,9 +69,9 @@ func Open(device string, secrets Secrets) (*TPM, error) {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, step.As(step.Permission, "run as root, or as a member of the group tss", fmt.Errorf("cannot open the TPM %s: %w", device, err))
 	case err != nil:
-		return nil, step.As(step.Unavailable,
+		return nil, step.Because(step.NoTPM, step.As(step.Unavailable,
 			"is a TPM fitted and enabled? On a Raspberry Pi: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt; [tpm] device names another one",
-			fmt.Errorf("cannot open the TPM %s: %w", device, err))
+			fmt.Errorf("cannot open the TPM %s: %w", device, err)))
 	}
 	tpm := New(t, secrets)
 	tpm.close = t.Close
