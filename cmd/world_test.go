@@ -98,14 +98,14 @@ func (t tb) Cleanup(f func())          { t.ts.Defer(f) }
 // an intermediate CA whose certificate is in NV too.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	w, t := theWorld(ts), tb{ts: ts}
+	if w.tpm != nil { // the disk goes to another board
+		w.tpm.Cut()
+		ts.Check(os.RemoveAll(w.tpm.Dir))
+		ts.Check(os.Remove(filepath.Join(w.root, "run/t")))
+	}
 	w.tpm = tpmkit.Start(t)
-	// The socket must be below the root, and its path short.
-	ts.Check(os.Symlink(w.tpm.Dir, filepath.Join(w.root, "run/t")))
 	w.set("tpm.device", "unix:/run/t/s")
-	ts.Setenv("TPM2TOOLS_TCTI", w.tpm.TCTI())
-	ts.Setenv("TPM2_PKCS11_TCTI", w.tpm.TCTI())
-	ts.Setenv("TPM2_PKCS11_STORE", ts.Getenv("STORE"))
-	ts.Setenv("TPM2OPENSSL_TCTI", w.tpm.TCTI())
+	w.reach(ts)
 
 	vendor := tpmkit.NewVendor(t)
 	if !slices.Contains(args, "-unknown") {
@@ -147,6 +147,16 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	tpmkit.PutNV(t, device, index, certificate)
 	ts.Check(w.write())
+}
+
+// reach is how the device and the script's own programs find the TPM.
+func (w *world) reach(ts *testscript.TestScript) {
+	// The socket must be below the root, and its path short.
+	ts.Check(os.Symlink(w.tpm.Dir, filepath.Join(w.root, "run/t")))
+	ts.Setenv("TPM2TOOLS_TCTI", w.tpm.TCTI())
+	ts.Setenv("TPM2_PKCS11_TCTI", w.tpm.TCTI())
+	ts.Setenv("TPM2_PKCS11_STORE", ts.Getenv("STORE"))
+	ts.Setenv("TPM2OPENSSL_TCTI", w.tpm.TCTI())
 }
 
 // lab [ARGUMENT...] starts the cloud in a box and configures the device for it:

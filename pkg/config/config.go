@@ -41,6 +41,8 @@ type Config struct {
 type Run struct {
 	Budget Duration `toml:"budget"` // time for one run, waiting included
 	State  string   `toml:"state"`  // the directory of our files
+	// OnForeignState says what happens to files that were made with another TPM.
+	OnForeignState OnForeignState `toml:"on_foreign_state"`
 }
 
 // TPM is how the TPM is reached and used. The four authorisation values are
@@ -164,7 +166,7 @@ func (c *Config) TCTI() string {
 // Default is the configuration without any file.
 func Default() *Config {
 	return &Config{
-		Run: Run{Budget: Duration(10 * time.Minute), State: "/var/lib/tpm2cloud"},
+		Run: Run{Budget: Duration(10 * time.Minute), State: "/var/lib/tpm2cloud", OnForeignState: ForeignRefuse},
 		TPM: TPM{Device: "/dev/tpmrm0", Platform: PlatformClose},
 		EK: EK{
 			Verify:       VerifyRequire,

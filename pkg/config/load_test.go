@@ -76,7 +76,7 @@ func TestLoadDropIns(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Run = Run{Budget: Duration(time.Minute), State: "/c"}
+	want.Run.Budget, want.Run.State = Duration(time.Minute), "/c"
 	want.EK.Trust = []string{"/z"}
 	want.Edge.EST.Server = "est.example.com"
 	if d := cmp.Diff(want, c, ignore); d != "" {

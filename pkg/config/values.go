@@ -17,6 +17,7 @@ type (
 	Storage        string
 	Platform       string
 	OnOrphan       string
+	OnForeignState string
 	Apply          string
 	OperationalKey string
 )
@@ -46,6 +47,9 @@ const (
 
 	OrphanReplace OnOrphan = "replace"
 	OrphanRefuse  OnOrphan = "refuse"
+
+	ForeignRefuse  OnForeignState = "refuse"
+	ForeignDiscard OnForeignState = "discard"
 
 	ApplyAuto  Apply = "auto"
 	ApplyNever Apply = "never"
@@ -81,7 +85,10 @@ func (v *Verify) UnmarshalText(b []byte) error {
 func (v *Storage) UnmarshalText(b []byte) error  { return word(v, b, StoragePlatform, StorageOwner) }
 func (v *Platform) UnmarshalText(b []byte) error { return word(v, b, PlatformClose, PlatformLeave) }
 func (v *OnOrphan) UnmarshalText(b []byte) error { return word(v, b, OrphanReplace, OrphanRefuse) }
-func (v *Apply) UnmarshalText(b []byte) error    { return word(v, b, ApplyAuto, ApplyNever) }
+func (v *OnForeignState) UnmarshalText(b []byte) error {
+	return word(v, b, ForeignRefuse, ForeignDiscard)
+}
+func (v *Apply) UnmarshalText(b []byte) error { return word(v, b, ApplyAuto, ApplyNever) }
 func (v *OperationalKey) UnmarshalText(b []byte) error {
 	return word(v, b, OperationalTPM, OperationalFile)
 }

@@ -33,6 +33,12 @@ const (
 	LDevID = "ldevid"
 )
 
+// The other directories below the state directory.
+const (
+	Pins = "pins" // of the token
+	Edge = "edge" // marks of what tpm2cloud-edgecfg has begun
+)
+
 // The files of an identity.
 const (
 	FileCertificate = "certificate.pem"

@@ -3,6 +3,7 @@
 //
 //	ek-key              the endorsement key, as the TPM's vendor certified it,
 //	                    at 0x81010001 (RSA 2048) or 0x8101000A (P-256)
+//	state               what is on the disk was made with this TPM
 //	ek-certificate      its certificate: of a vendor that is trusted, and of a
 //	                    key that is proven to be in this TPM
 //	idevid-key          a key under the EK, at 0x81020000
@@ -70,6 +71,7 @@ func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now func() clock.Cl
 func (p *Program) Steps() []step.Step {
 	return []step.Step{
 		ekKey{p},
+		stateStep{p},
 		ekCertificate{p},
 		idevidKey{p},
 		idevidCertificate{p},

@@ -61,7 +61,7 @@ func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now func() clock.Cl
 		cfg: cfg, tpm: t, device: board, clock: now,
 		files:  identity.Dir(cfg, identity.LDevID),
 		idevid: identity.Dir(cfg, identity.IDevID),
-		pins:   store.Open(filepath.Join(state, "pins"), 0o700),
+		pins:   store.Open(filepath.Join(state, identity.Pins), 0o700),
 		shelf:  store.Open(cfg.Path(cfg.LDevID.Token.Store), shelfMode),
 	}
 }

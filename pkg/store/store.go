@@ -18,6 +18,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/google/renameio/v2"
@@ -237,6 +238,69 @@ func (d *Dir) Remove(file string) error {
 	}
 	return d.sync(path.Dir(file))
 }
+
+// SetAside moves what is in the directory into a directory inside it, where
+// nobody looks for it: the entries in the order of their names, and the last
+// one at the very end, so that it tells whether all are moved. Directories of
+// that kind stay where they are. A run that was cut goes on.
+func (d *Dir) SetAside(into, last string) error {
+	err := d.open(false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.setAside(into, last); err != nil {
+		return fmt.Errorf("cannot set aside what is in %s: %w", d.name, err)
+	}
+	return nil
+}
+
+func (d *Dir) setAside(into, last string) error {
+	entries, err := fs.ReadDir(d.root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), asidePrefix) && e.Name() != last {
+			names = append(names, e.Name())
+		}
+	}
+	if _, err := d.root.Lstat(last); err == nil && last != "" {
+		names = append(names, last)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	into = asidePrefix + into
+	if err := d.root.Mkdir(into, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if owner, err := inherited(d.root.Stat(".")); err != nil {
+		return err
+	} else if owner != nil {
+		if err := d.root.Lchown(into, owner.UID, owner.GID); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if name == last {
+			// The others are there for certain before it goes.
+			if err := errors.Join(d.sync(into), d.sync(".")); err != nil {
+				return err
+			}
+		}
+		if err := d.root.Rename(name, path.Join(into, name)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(d.sync(into), d.sync("."))
+}
+
+// asidePrefix begins the names of the directories that SetAside makes.
+const asidePrefix = "foreign-"
 
 // sync makes names in the directory survive a power cut: a rename that was not
 // followed by a sync of the directory may be gone.

@@ -183,3 +183,45 @@ func TestInheritedOwner(t *testing.T) {
 		}
 	}
 }
+
+// What is set aside is whole and out of the way; the last file tells whether
+// all of it was moved.
+func TestSetAside(t *testing.T) {
+	d := dir(t)
+	if err := d.SetAside("x", "last"); err != nil {
+		t.Fatalf("nothing to set aside: %v", err)
+	}
+	for _, name := range []string{"a", "last", "z"} {
+		if err := d.Write(name, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(d.Path("sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// Something else in the place of one file stops it: the last stays.
+	if err := os.MkdirAll(d.Path("foreign-x/z/full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetAside("x", "last"); err == nil || !d.Has("last") || !d.Has("z") {
+		t.Fatalf("%v; the last file must stay as long as another does", err)
+	}
+	if err := os.RemoveAll(d.Path("foreign-x/z")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetAside("x", "last"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "last", "z"} {
+		got, err := d.Read("foreign-x/" + name)
+		if err != nil || string(got) != name || d.Has(name) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if !d.Has("foreign-x/sub") || d.Has("sub") {
+		t.Error("a directory was left")
+	}
+	if err := d.SetAside("y", "last"); err != nil || d.Has("foreign-y") {
+		t.Errorf("nothing was left to set aside: %v", err)
+	}
+}
