@@ -65,10 +65,13 @@ func eventOf(err error) systemd.Event {
 func (r *run) ready() {
 	o := r.last.Observation
 	fields := map[string]string{"STEP": r.last.Step, "OBJECT": o.Object}
-	line := fmt.Sprintf("ready: %s: %s", o.Object, said(o))
+	line := fmt.Sprintf("ready: %s: %s", o.Object, o.Detail)
 	if c := r.named; c != nil {
 		line = fmt.Sprintf("ready: %s, by %s, until %s", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))
 		fields["COMMON_NAME"], fields["ISSUER"], fields["NOT_AFTER"], fields["SHA256"] = c.CommonName, c.Issuer, c.NotAfter.Format(time.RFC3339), c.SHA256
+	}
+	if o.Waiting != "" {
+		line += "; " + o.Waiting
 	}
 	r.journal.Send(systemd.Notice, systemd.Ready, line, fields)
 	systemd.Status("%s", line)
