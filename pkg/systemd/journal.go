@@ -48,7 +48,7 @@ func (j *Journal) Send(priority Priority, event Event, message string, fields ma
 		return false
 	}
 	// The kernel's name of a process has room for 15 letters.
-	vars := map[string]string{"SYSLOG_IDENTIFIER": j.program, "TPM2CLOUD_PROGRAM": j.program}
+	vars := map[string]string{"SYSLOG_IDENTIFIER": j.program}
 	if event != "" {
 		vars["MESSAGE_ID"] = string(event)
 	}
