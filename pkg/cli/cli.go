@@ -74,6 +74,7 @@ func Main(p Program, args []string, stdout, stderr io.Writer) int {
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 
 	r := &run{Program: p, stdout: stdout, stderr: stderr, journal: systemd.OpenJournal(p.Name)}
+	defer r.journal.Flush()
 	err := r.main(args)
 	if errors.Is(err, context.Canceled) {
 		err = step.Fail(step.Temporary, "interrupted by a signal; the next run goes on from here")

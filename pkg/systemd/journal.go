@@ -1,7 +1,13 @@
 package systemd
 
 import (
+	"errors"
+	"net"
+	"os"
+	"time"
+
 	"github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
 )
 
 // Event is a MESSAGE_ID: what a machine waits for in the journal, and what
@@ -58,4 +64,47 @@ func (j *Journal) Send(priority Priority, event Event, message string, fields ma
 		}
 	}
 	return journal.Send(message, journal.Priority(priority), vars) == nil
+}
+
+const (
+	journalSocket = "/run/systemd/journal/socket"
+	// flushLimit bounds the wait for a journal that hangs.
+	flushLimit = time.Second
+)
+
+// Flush waits until the journal has taken what was sent. It looks up the unit
+// of a message's sender in /proc; of a process that has ended by then, it
+// cannot tell the unit, and "journalctl -u" would not show why it failed.
+func (j *Journal) Flush() {
+	if j == nil {
+		return
+	}
+	// What cannot be waited for is lost or not; there is nobody to tell.
+	_ = flush(journalSocket, flushLimit)
+}
+
+// flush sends an empty message. The journal takes messages one after the other,
+// so when this one has left the socket's queue, those before it are done with.
+func flush(path string, limit time.Duration) error {
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("\n")); err != nil {
+		return err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		var queued int
+		var failed error
+		err := raw.Control(func(fd uintptr) { queued, failed = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err != nil || failed != nil || queued == 0 {
+			return errors.Join(err, failed)
+		}
+	}
+	return os.ErrDeadlineExceeded
 }
