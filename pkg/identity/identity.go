@@ -7,6 +7,7 @@
 //	certificate.pem  leaf first, then the chain without the root
 //	ca.pem           the CA certificates that the chain leads to
 //	request.csr      a request in DER that no CA has answered yet
+//	refused.json     when the server said no, and to what
 //
 // Certificates are public (0644 in directories of 0755), because the agent
 // reads them; what only the TPM can use is 0600 all the same.

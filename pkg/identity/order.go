@@ -56,6 +56,9 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.allowed(); err != nil {
+		return nil, err
+	}
 	csr, err := o.request()
 	if err != nil {
 		return nil, err
@@ -68,7 +71,7 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 		NoExpiry:   o.NoExpiry,
 		At:         o.Clock().Time,
 	}})
-	if err != nil {
+	if err := errors.Join(err, o.remember(err)); err != nil {
 		return nil, err
 	}
 	if err := o.Files.Write(FileCA, devid.EncodePEM(result.CA), ModePublic); err != nil {
@@ -112,20 +115,14 @@ func Undecided(err error, now clock.Clock) bool {
 // that its method needs are there. Who asks before the first change of the TPM
 // has changed nothing when they aren't.
 func Ready(cfg *config.Config, e config.Enroll) error {
-	var secret config.Secret
 	var files []string
-	switch e.Method {
-	case config.MethodBasic:
-		secret = e.Password
-	case config.MethodSecret:
-		secret = e.Secret
-	case config.MethodCA:
+	if e.Method == config.MethodCA {
 		files = []string{e.CACertificate, e.CAKey}
 	}
 	if e.Method != config.MethodCA && e.ServerCA != config.SystemCA {
 		files = append(files, e.ServerCA)
 	}
-	if secret != "" {
+	if secret := secretOf(e); secret != "" {
 		if _, err := cfg.ReadSecret(secret); err != nil {
 			return err
 		}
@@ -136,4 +133,15 @@ func Ready(cfg *config.Config, e config.Enroll) error {
 		}
 	}
 	return nil
+}
+
+// secretOf names the secret that a method needs, or "".
+func secretOf(e config.Enroll) config.Secret {
+	switch e.Method {
+	case config.MethodBasic:
+		return e.Password
+	case config.MethodSecret:
+		return e.Secret
+	}
+	return ""
 }

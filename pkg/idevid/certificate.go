@@ -136,6 +136,8 @@ func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {
 			return obs, err
 		} else if staged != nil {
 			obs.State, obs.Detail = step.Partial, "the certificate is on disk but not in the TPM"
+		} else {
+			obs.Detail = identity.RefusedUntil(s.files)
 		}
 		return obs, nil
 	}

@@ -29,6 +29,7 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 	}
 	chain, err := identity.ReadChain(s.files)
 	if errors.Is(err, fs.ErrNotExist) {
+		obs.Detail = identity.RefusedUntil(s.files)
 		return obs, nil
 	}
 	if err != nil {

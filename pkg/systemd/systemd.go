@@ -4,6 +4,7 @@ package systemd
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -17,6 +18,9 @@ func Status(format string, args ...any) {
 	// Nobody can do anything about a manager that does not listen.
 	_, _ = daemon.SdNotify(false, "STATUS="+line)
 }
+
+// Unit says whether systemd runs this program, and not a person.
+func Unit() bool { return os.Getenv("INVOCATION_ID") != "" }
 
 // Extend asks for more time before the start of the unit counts as failed.
 func Extend(d time.Duration) {
