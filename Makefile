@@ -19,7 +19,7 @@ BUILD := $(GO) build -trimpath -tags $(TAGS) -ldflags "$(LDFLAGS)"
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: deps build ## the whole way of a device, on a software TPM and a local cloud; evidence in build/demo
@@ -40,6 +40,29 @@ test-armhf: ## the demo with programs for armhf under qemu-arm; fetches Debian's
 	@sysroot=$$(scripts/sysroot armhf); qemu=$$(command -v qemu-arm-static || command -v qemu-arm); \
 	rm -rf build/demo-armhf; \
 	scripts/demo --dir build/demo-armhf --bin build/armhf --sysroot "$$sysroot" --runner "$$qemu -L $$sysroot"
+
+# As root. Debian's part of an image is cached; what else it has is in IMAGEFLAGS.
+ARCH ?= amd64
+.PHONY: image
+image: ## a golden image, in build/image (ARCH=amd64|armhf|arm64, IMAGEFLAGS="--config DIR")
+	@scripts/deps package image
+	@$(MAKE) --no-print-directory packages ARCHES=$(ARCH)
+	@image/build --arch $(ARCH) $(IMAGEFLAGS)
+
+# As root. BOOTS="amd64-crb|armhf" is a part of it.
+BOOTS ?= .
+.PHONY: test-boot
+test-boot: ## golden images that boot in QEMU, with a kernel and a TPM of their own (BOOTS=amd64-crb)
+	@scripts/deps base image boot
+	@$(MAKE) --no-print-directory build packages
+	@$(GO) test -tags boot -count=1 -timeout 60m -run '^TestQEMU$$/^($(BOOTS))' ./image/boottest -evidence $(CURDIR)/build/test-boot
+
+# As root, because image/inject mounts; make test has what lint needs no root for.
+.PHONY: test-image
+test-image: ## image/inject and image/lint on images like Raspberry Pi OS, for amd64 and armhf (root)
+	@scripts/deps image
+	@$(MAKE) --no-print-directory packages ARCHES="amd64 armhf"
+	@image/test-inject amd64 armhf
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, the import rules
@@ -64,6 +87,31 @@ build-armhf: ## the programs for armhf, in build/armhf
 	CGO_ENABLED=0 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg; \
 	CGO_ENABLED=1 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-ldevid; \
 	cd cmd/tpm2cloud-lab; CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/armhf/ .
+
+# Debian packages. What each has, and why, is in nfpm.yaml.
+.PHONY: packages
+packages: ## the Debian packages, in build/packages (ARCHES="amd64 armhf arm64")
+	@scripts/packages $(ARCHES)
+
+.PHONY: packages-check
+packages-check: ## builds them twice and compares, then lintian and readelf (ARCHES=amd64)
+	@scripts/packages --check $(ARCHES)
+
+.PHONY: installed-size
+installed-size: ## what the packages add to a minimal Debian 12, beside the reference's way
+	@scripts/installed-size
+
+# Devices update from it. Without --key it is signed by a key for tests.
+.PHONY: repo
+repo: packages ## a signed apt repository of the packages, in build/repo (REPOFLAGS="--key KEYID --uri URI")
+	@scripts/deps repo
+	@scripts/repo $(REPOFLAGS) build/packages/*.deb
+
+.PHONY: test-repo
+test-repo: ## installs, updates, goes back and purges out of such a repository, by Debian's apt; as root
+	@scripts/deps repo image
+	@$(MAKE) --no-print-directory packages ARCHES=$$(dpkg --print-architecture)
+	@scripts/test-repo
 
 .PHONY: bench
 bench: ## what a device's identities take, beside the way of the reference scripts (BENCHFLAGS="-n 5")
