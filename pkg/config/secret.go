@@ -35,6 +35,11 @@ func (c *Config) ReadSecret(s Secret) (string, error) {
 	}
 	class, hint := step.Configuration, ""
 	switch {
+	case errors.Is(err, fs.ErrPermission) && !filepath.IsAbs(string(s)) && os.Getenv("CREDENTIALS_DIRECTORY") != "":
+		// The user of a unit sees what systemd has loaded, not where from.
+		path, _ := c.secretPath(s)
+		err = fmt.Errorf("cannot read the secret %q: the unit has no such credential", string(s))
+		hint = fmt.Sprintf("write it to %s with mode 0600; the unit loads what is there at its start", path)
 	case errors.Is(err, fs.ErrPermission):
 		class, hint = step.Permission, "run it as root, or as the user who owns the secret"
 	case errors.Is(err, fs.ErrNotExist):

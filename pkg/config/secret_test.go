@@ -144,6 +144,24 @@ func TestReadSecretPermission(t *testing.T) {
 	}
 }
 
+// A unit's user may not look into the directory whose files are credentials.
+func TestReadSecretUnit(t *testing.T) {
+	plain.User(t)
+	c, root := secrets(t, "est")
+	t.Setenv("CREDENTIALS_DIRECTORY", t.TempDir())
+	put(t, root+"/etc/tpm2cloud/credentials/other", clear, 0o600)
+	closed := root + "/etc/tpm2cloud/credentials"
+	if err := os.Chmod(closed, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(closed, 0o700) })
+	_, err := c.ReadSecret("est")
+	if step.ClassOf(err) != step.Configuration || !strings.Contains(err.Error(), `cannot read the secret "est": the unit has no such credential`) ||
+		!strings.Contains(step.HintOf(err), "/etc/tpm2cloud/credentials/est") {
+		t.Errorf("%v; hint %q", err, step.HintOf(err))
+	}
+}
+
 // A Config that no file made has no line to name.
 func TestReadSecretUnnamed(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", "")

@@ -237,12 +237,29 @@ func (p *Program) library(do func(*token.Module) error) (err error) {
 	defer syscall.Umask(syscall.Umask(0o007))
 	m, err := token.Open(token.Options{Path: path, Store: p.shelf.Name(), TCTI: p.cfg.TCTI()})
 	if err != nil {
-		return step.As(step.Unavailable, "is libtpm2_pkcs11 there ([ldevid.token] module), and libtss2-tcti-device0?", err)
+		return step.As(step.Unavailable, "is libtpm2_pkcs11 there ([ldevid.token] module), and libtss2-tcti-device0?", p.roomFor(err))
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	// Tried once: what the library says tells little, and each try may count as
 	// a wrong PIN.
-	return step.As(step.Unavailable, "see what the PKCS#11 library says above; is the TPM in lockout (tpm2_getcap properties-variable)?", do(m))
+	return step.As(step.Unavailable, "see what the PKCS#11 library says above; is the TPM in lockout (tpm2_getcap properties-variable)?", p.roomFor(do(m)))
+}
+
+// enoughRoom is more than the library's store takes, with its journal: 28 KiB of
+// tables, and a copy of what a transaction changes.
+const enoughRoom = 128 << 10
+
+// roomFor adds to an error of the library what it does not say itself: that the
+// disk is full. Room that somebody makes is worth another try.
+func (p *Program) roomFor(err error) error {
+	var disk syscall.Statfs_t
+	if err == nil || syscall.Statfs(p.shelf.Name(), &disk) != nil {
+		return err
+	}
+	if disk.Bavail*uint64(disk.Bsize) >= enoughRoom && (disk.Files == 0 || disk.Ffree > 0) {
+		return err
+	}
+	return step.As(step.Temporary, "make room on the disk", fmt.Errorf("cannot keep the token in %s: %w (%w)", p.shelf.Name(), syscall.ENOSPC, err))
 }
 
 // share opens the store to the group of the token's users.
