@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -75,6 +76,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("R", root)
 	env.Setenv("STATE", root+"/var/lib/tpm2cloud")
 	env.Setenv("STORE", root+"/var/lib/tpm2cloud/pkcs11")
+	env.Setenv("STATE_SAMPLE", cmp.Or(os.Getenv("STATE_SAMPLE"), filepath.Join(env.WorkDir, "sample")))
 	w := &world{root: root, config: map[string]any{}}
 	env.Values[worldKey{}] = w
 	env.Defer(w.end)
@@ -98,6 +100,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"mode":      cmdMode,
 	"keyd":      cmdKeyd,
 	"agent":     cmdAgent,
+	"keep":      cmdKeep,
+	"sample":    cmdSample,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program on the root and demands
