@@ -49,20 +49,31 @@ image: ## a golden image, in build/image (ARCH=amd64|armhf|arm64, IMAGEFLAGS="--
 	@$(MAKE) --no-print-directory packages ARCHES=$(ARCH)
 	@image/build --arch $(ARCH) $(IMAGEFLAGS)
 
+# As root. SCENARIOS="FirstBoot|Reflash" is a part of it.
+SCENARIOS ?= .
+.PHONY: test-nspawn
+test-nspawn: ## the packages in machines with systemd, in containers: boots, power cuts, updates; as root
+	@scripts/deps base image boot repo
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory packages ARCHES="amd64 armhf"
+	@# In its folder, where go test shows the table of those that pass, too.
+	@cd image/boottest; $(GO) test -tags boot -count=1 -timeout 30m -run '^TestNspawn($(SCENARIOS))' -evidence $(CURDIR)/build/test-nspawn
+
 # As root. BOOTS="amd64-crb|armhf" is a part of it.
 BOOTS ?= .
 .PHONY: test-boot
 test-boot: ## golden images that boot in QEMU, with a kernel and a TPM of their own (BOOTS=amd64-crb)
 	@scripts/deps base image boot
 	@$(MAKE) --no-print-directory build packages
-	@$(GO) test -tags boot -count=1 -timeout 60m -run '^TestQEMU$$/^($(BOOTS))' ./image/boottest -evidence $(CURDIR)/build/test-boot
+	@cd image/boottest; $(GO) test -tags boot -count=1 -timeout 60m -run '^TestQEMU$$/^($(BOOTS))' -evidence $(CURDIR)/build/test-boot
 
 # As root, because image/inject mounts; make test has what lint needs no root for.
 .PHONY: test-image
-test-image: ## image/inject and image/lint on images like Raspberry Pi OS, for amd64 and armhf (root)
+test-image: ## image/build; image/inject and image/lint on images like Raspberry Pi OS, for amd64 and armhf (root)
 	@scripts/deps image
 	@$(MAKE) --no-print-directory packages ARCHES="amd64 armhf"
 	@image/test-inject amd64 armhf
+	@image/test-build amd64
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, shellcheck, the import rules
