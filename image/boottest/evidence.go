@@ -39,6 +39,10 @@ type verdict struct {
 // adds a figure to its line in the table.
 func scenario(t *testing.T, name string) (note func(format string, args ...any)) {
 	begun, said := time.Now(), ""
+	if *evidence != "" {
+		// What an earlier run kept is not evidence of this one.
+		must(t, os.RemoveAll(filepath.Join(*evidence, t.Name())))
+	}
 	t.Cleanup(func() {
 		v := verdict{name, "ok", time.Since(begun), said}
 		switch {
@@ -60,9 +64,13 @@ func report() error {
 		return nil
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "\n%-72s %-8s %8s\n", "scenario", "verdict", "seconds")
+	longest := 0
 	for _, v := range verdicts.list {
-		fmt.Fprintf(&b, "%-72s %-8s %8.1f  %s\n", v.scenario, v.text, v.took.Seconds(), v.note)
+		longest = max(longest, len(v.scenario))
+	}
+	fmt.Fprintf(&b, "\n%-*s  %-8s %8s\n", longest, "scenario", "verdict", "seconds")
+	for _, v := range verdicts.list {
+		fmt.Fprintln(&b, strings.TrimRight(fmt.Sprintf("%-*s  %-8s %8.1f  %s", longest, v.scenario, v.text, v.took.Seconds(), v.note), " "))
 	}
 	os.Stdout.Write(b.Bytes())
 	if *evidence == "" {
@@ -90,12 +98,8 @@ func keep(t testing.TB, name, text string) {
 // Entry is an entry of a journal, by its fields (systemd.journal-fields(7)).
 type Entry map[string]string
 
-// MESSAGE_IDs of systemd's own (sd-messages.h).
-const (
-	unitStarting = "7d4958e842da4a758f6c1cdc7b36dcc5"
-	unitStarted  = "39f53479d3a045ac8e11786248231fbf"
-	unitFailed   = "be02cf6855d2428ba40df7e9d022f03d"
-)
+// unitFailed is a MESSAGE_ID of systemd's own (sd-messages.h).
+const unitFailed = "be02cf6855d2428ba40df7e9d022f03d"
 
 // MESSAGE_IDs of this project, as its catalog has them.
 const (
@@ -132,7 +136,7 @@ func Journal(t testing.TB, root string, matches ...string) (entries []Entry) {
 	return entries
 }
 
-// JournalText is the journal as a person reads it, with the catalog's texts.
+// JournalText is the journal as a person reads it.
 func JournalText(root string) string {
 	out, err := exec.Command("journalctl", "-D", filepath.Join(root, "var/log/journal"), "-o", "short-monotonic", "-q", "--no-pager").CombinedOutput()
 	if err != nil {

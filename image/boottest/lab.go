@@ -66,24 +66,11 @@ func labIn(t testing.TB, dir string) *Lab {
 // Fault switches a fault on, as JSON ("tpm2cloud-lab serve --help").
 func (lab *Lab) Fault(t testing.TB, fault string) {
 	t.Helper()
-	lab.control(t, http.MethodPost, fault)
-}
-
-// Mend switches all faults off.
-func (lab *Lab) Mend(t testing.TB) {
-	t.Helper()
-	lab.control(t, http.MethodDelete, "")
-}
-
-func (lab *Lab) control(t testing.TB, method, body string) {
-	t.Helper()
-	request, err := http.NewRequest(method, lab.About["control_url"]+"/fault", strings.NewReader(body))
-	must(t, err)
-	answer, err := http.DefaultClient.Do(request)
+	answer, err := http.Post(lab.About["control_url"]+"/fault", "application/json", strings.NewReader(fault))
 	must(t, err)
 	answer.Body.Close()
 	if answer.StatusCode/100 != 2 {
-		t.Fatalf("the laboratory answers %s to %s", answer.Status, body)
+		t.Fatalf("the laboratory answers %s to %s", answer.Status, fault)
 	}
 }
 
@@ -134,7 +121,7 @@ type Files map[string]File
 
 // Configuration is what an image and a fleet's package put into /etc/tpm2cloud:
 // the manufacturer's identity by password, the owner's with it, and the cloud
-// with that. root is the PEM file of the TPM vendors that are trusted.
+// with that. trust are the CA certificates of TPM vendors, in PEM.
 func (lab *Lab) Configuration(t testing.TB, serial, trust string) Files {
 	t.Helper()
 	return Files{

@@ -57,7 +57,7 @@ func goldenDisk(t testing.TB, arch string) string {
 func NewMachine(t testing.TB, arch string) *Machine {
 	t.Helper()
 	m := &Machine{Arch: arch, t: t, dir: scratch("machine")}
-	m.group = filepath.Join("/sys/fs/cgroup", "tpm2cloud-"+strconv.Itoa(os.Getppid())+"-"+filepath.Base(m.dir))
+	m.group = filepath.Join("/sys/fs/cgroup", "tpm2cloud-"+filepath.Base(m.dir))
 	m.console = filepath.Join(m.dir, "console")
 	m.Reflash()
 	t.Cleanup(func() {
@@ -91,12 +91,6 @@ func (m *Machine) unmount() {
 	if m.Root != "" {
 		syscall.Unmount(m.Root, syscall.MNT_DETACH)
 	}
-}
-
-// Swap exchanges the disks of two machines that are off.
-func (m *Machine) Swap(other *Machine) {
-	m.dir, other.dir = other.dir, m.dir
-	m.Root, other.Root = other.Root, m.Root
 }
 
 // tpmDropIn says where the TPM is: there are no device nodes in a container.

@@ -51,7 +51,7 @@ func provisioned(t testing.TB, arch, serial string) (*Machine, *Lab) {
 
 // agent are the stand-ins of Azure IoT Edge: its command, its key service, and
 // one unit that depends on ours as their documentation says, and registers.
-func agent(lab *Lab, t testing.TB) Files {
+func agent() Files {
 	return Files{
 		// The real one restarts its services, so that they read what is new.
 		"/usr/bin/iotedge": {Mode: 0o755, Data: `#!/bin/bash
@@ -139,7 +139,7 @@ func seconds(t testing.TB, from, to string) float64 {
 func TestNspawnFirstBoot(t *testing.T) {
 	note := scenario(t, "first boot, the agent registers")
 	m, lab := newDevice(t, "amd64", "BENCH-0001")
-	m.Put(agent(lab, t))
+	m.Put(agent())
 	m.Boot()
 	m.Expect(allActive)
 	m.Expect(map[string]string{consumer: "active", "aziot-keyd.service": "active", "tpm2cloud-retry.timer": "active"})
@@ -212,7 +212,7 @@ func TestNspawnArmhf(t *testing.T) {
 
 func secondBoot(t *testing.T, arch, serial string) {
 	m, lab := newDevice(t, arch, serial)
-	m.Put(agent(lab, t))
+	m.Put(agent())
 	if arch != "amd64" {
 		m.emulated()
 	}
@@ -405,7 +405,7 @@ func TestNspawnPowerCut(t *testing.T) {
 			t.Parallel()
 			scenario(t, "power cut in tpm2cloud-"+name+", while its certificate is on the way")
 			m, lab := newDevice(t, "amd64", "BENCH-0010")
-			m.Put(agent(lab, t))
+			m.Put(agent())
 			lab.Fault(t, fmt.Sprintf(`{"label":%q,"kind":"stall","count":1}`, name))
 			m.PowerOn()
 			lab.Await(t, 0, "the certificate is asked for", func(r Request) bool { return r.Label == name && r.Fault == "stall" })
@@ -417,7 +417,7 @@ func TestNspawnPowerCut(t *testing.T) {
 		t.Parallel()
 		scenario(t, "power cut in tpm2cloud-edgecfg, while the agent's apply runs")
 		m, lab := newDevice(t, "amd64", "BENCH-0011")
-		m.Put(agent(lab, t))
+		m.Put(agent())
 		m.Put(Files{"/etc/hold": {Mode: 0o644}})
 		m.PowerOn()
 		await(t, 60*time.Second, "the apply has begun", func() bool {
@@ -436,7 +436,7 @@ func TestNspawnPowerCuts(t *testing.T) {
 	t.Parallel()
 	note := scenario(t, "power cuts at drawn instants, then a boot to the end")
 	m, lab := newDevice(t, "amd64", "BENCH-0012")
-	m.Put(agent(lab, t))
+	m.Put(agent())
 	t.Logf("-seed %d", *seed)
 	random := rand.New(rand.NewPCG(*seed, 0))
 	var cuts []string
@@ -474,7 +474,7 @@ func TestNspawnWrongConfiguration(t *testing.T) {
 	t.Parallel()
 	scenario(t, "wrong configuration, corrected by a drop-in, then the target is started")
 	m, lab := newDevice(t, "amd64", "BENCH-0013")
-	m.Put(agent(lab, t))
+	m.Put(agent())
 	m.Put(Files{"/etc/tpm2cloud/tpm2cloud.toml.d/70-wrong.toml": {Mode: 0o644, Data: "[idevid.enroll]\npassword = \"est-pasword\"\n"}})
 	m.Boot()
 	m.Expect(map[string]string{target: "active", idevid: "failed 78", ldevid: "inactive", edgecfg: "inactive", consumer: "inactive"})

@@ -31,6 +31,7 @@ type qemuBoard struct {
 	disk     qemuDisk
 	kernel   string
 	cmdline  string
+	clock    string // what its clock says at power on, if not the time
 	boots    int
 }
 
@@ -78,7 +79,7 @@ func goldenImage(t *testing.T, release, arch string) string {
 		args = append(args, "--deb", deb)
 		fmt.Fprintf(sum, "%x\n", sha256.Sum256([]byte(read(t, deb))))
 	}
-	for _, part := range []string{"image/build", "image/packages"} {
+	for _, part := range []string{"image/build", "image/packages", "image/10-image.toml"} {
 		fmt.Fprintf(sum, "%x\n", sha256.Sum256([]byte(read(t, filepath.Join(top, part)))))
 	}
 	key := fmt.Sprintf("%x\n", sum.Sum(nil))
@@ -110,6 +111,9 @@ func (b *qemuBoard) machine() []string {
 			"-drive", "if=pflash,format=raw,file=" + filepath.Join(b.dir, "vars.fd")}, pc...)
 	default:
 		args = append([]string{"qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a53"}, direct...)
+	}
+	if b.clock != "" {
+		args = append(args, "-rtc", "base="+b.clock)
 	}
 	return append(args,
 		"-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none", "-no-reboot",

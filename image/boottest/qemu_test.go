@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ func TestQEMU(t *testing.T) {
 		{"amd64-factory", "IDevID made at the factory, platform closed", (*qemuScenario).factory},
 		{"amd64-uefi", "UEFI boots the disk by its own loader", (*qemuScenario).uefi},
 		{"amd64-cuts", "power cut in idevid, then in ldevid, then done", (*qemuScenario).powerCuts},
+		{"amd64-clock-1970", "no clock: it waits for the time", qemuWrongClock(func(*testing.T) string { return "1970-01-01T00:00:00" })},
+		{"amd64-clock-build", "a clock that stands at the build's date", qemuWrongClock(built)},
 		{"amd64-trixie", "the same on Debian 13", qemuFirstBoot("trixie", "amd64", "qboot", "tpm-crb")},
 		{"armhf", "first boot, programs of armhf; the agent registers", qemuFirstBoot("bookworm", "armhf", "", "tpm-tis-device")},
 		{"arm64", "first boot; the agent registers", qemuFirstBoot("bookworm", "arm64", "", "tpm-tis-device")},
@@ -185,9 +188,6 @@ func (q *qemuScenario) factory(t *testing.T) {
 	certificate := b.tpm.NV(t, idevidIndex)
 	b.tpm.Cut()
 
-	// The owner did not enrol it, and so says whose identities he accepts.
-	b.disk.put(t, Files{"/etc/tpm2cloud/idevid-ca.pem": {Data: read(t, lab.About["idevid_ca"]), Mode: 0o644}})
-	b.configure(t, "80-manufacturer", "[ldevid]\nidevid_ca = \"/etc/tpm2cloud/idevid-ca.pem\"\n")
 	r := q.boot(t, b)
 	Verify(t, b.tpm, r.root, lab)
 	if n := lab.Enrolments(t, "idevid"); n != 1 {
@@ -233,4 +233,68 @@ func (b *qemuBoard) transcript(t *testing.T) {
 		fmt.Fprintf(&text, "\n$ %s\n%s", strings.Join(line, " "), b.tpm.Tool(t, line[0], line[1:]...))
 	}
 	must(t, os.WriteFile(filepath.Join(b.dir, "transcript.txt"), []byte(strings.ReplaceAll(text.String(), b.dir+"/", "")), 0o644))
+}
+
+// synchroniser stands for a time server: it sets the clock as soon as the first program says what it
+// waits for, and notes what the clock said until then.
+const synchroniser = `dir=` + qemuReports + `
+mkdir -p "$dir"
+until systemctl show -p StatusText tpm2cloud-idevid.service | grep -q 'is not valid before .*again in'; do
+	! systemctl is-active --quiet tpm2cloud-idevid.service || exit 1
+	sleep 0.2
+done
+date -u +%FT%T >"$dir/clock"
+# The time at power on, and what has passed since.
+date -u -s "@$(($(cat /etc/boottest/time) + $(cut -d. -f1 /proc/uptime)))"
+`
+
+// qemuWrongClock boots with a clock that nobody has set. Every certificate of this world, the TPM's
+// own first, is younger than it: the programs wait for the time, and then do all in the same run.
+func qemuWrongClock(clock func(*testing.T) string) func(*qemuScenario, *testing.T) {
+	return func(q *qemuScenario, t *testing.T) {
+		lab := newQEMULab(t)
+		b := newQEMUBoard(t, lab, "bookworm", "amd64", "qboot", "tpm-crb")
+		b.clock = clock(t)
+		b.disk.put(t, Files{
+			"/etc/boottest/time": {Data: fmt.Sprintf("%d\n", time.Now().Unix()), Mode: 0o644},
+			"/etc/boottest/sync": {Data: synchroniser, Mode: 0o644},
+			"/etc/systemd/system/synchroniser.service": {Mode: 0o644, Data: `[Service]
+Type=exec
+ExecStart=/bin/sh /etc/boottest/sync
+`},
+			"/etc/systemd/system/multi-user.target.wants/synchroniser.service": {Link: "/etc/systemd/system/synchroniser.service"},
+		})
+		r := q.boot(t, b)
+		ids := Verify(t, b.tpm, r.root, lab)
+		if ids.LDevName != strings.ToLower(b.serial) {
+			t.Errorf("the LDevID is %s", ids.LDevName)
+		}
+		if waited := Journal(t, r.root, "-b", "MESSAGE_ID="+waiting, "_SYSTEMD_UNIT=tpm2cloud-idevid.service"); len(waited) == 0 {
+			t.Errorf("the journal does not say that it waited:\n%s", read(t, b.file("journal.txt")))
+		}
+		said, err := time.Parse("2006-01-02T15:04:05", strings.TrimSpace(read(t, filepath.Join(r.root, qemuReports, "clock"))))
+		must(t, err)
+		leaf := read(t, filepath.Join(r.root, "var/lib/tpm2cloud/ldevid/certificate.pem"))
+		if begin := notBefore(t, leaf); !said.Before(begin) {
+			t.Errorf("the clock was not wrong: it stood at %s, and the LDevID begins at %s", said, begin)
+		}
+	}
+}
+
+// built is the date of the programs, in UTC.
+func built(t *testing.T) string {
+	seconds, err := strconv.ParseInt(strings.TrimSpace(command(t, nil, "dpkg-parsechangelog", "-l", filepath.Join(top, "debian/changelog"), "-S", "Timestamp")), 10, 64)
+	must(t, err)
+	return time.Unix(seconds, 0).UTC().Format("2006-01-02T15:04:05")
+}
+
+// notBefore is when the first certificate of a PEM file begins, as openssl says it.
+func notBefore(t *testing.T, certificate string) time.Time {
+	t.Helper()
+	file := filepath.Join(scratch("certificate"), "certificate.pem")
+	must(t, os.WriteFile(file, []byte(certificate), 0o644))
+	_, date, _ := strings.Cut(strings.TrimSpace(command(t, nil, "openssl", "x509", "-noout", "-startdate", "-in", file)), "=")
+	begin, err := time.Parse("Jan _2 15:04:05 2006 MST", date)
+	must(t, err)
+	return begin
 }
