@@ -87,8 +87,8 @@ func (o Order) allowed() error {
 		errors.New("cannot enrol yet: "+r.String()))
 }
 
-// remember keeps the note of a refusal, and forgets it after anything else that
-// came from the server.
+// remember keeps the note of a refusal, and forgets it once there is a
+// certificate. Another failure says nothing of what the server will answer.
 func (o Order) remember(failure error) error {
 	if failure == nil {
 		return o.Files.Remove(FileRefusal)

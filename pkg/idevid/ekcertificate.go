@@ -107,7 +107,7 @@ func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 	if err == nil {
 		return verdict, nil
 	}
-	class, hint := step.Refused, ""
+	class, hint, reason := step.Refused, "", step.NotGenuine
 	var unknown *ek.UnknownIssuerError
 	var early *ek.NotYetValidError
 	var expired *ek.ExpiredError
@@ -116,10 +116,11 @@ func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 		hint = fmt.Sprintf("put the vendor's CA certificates into %s", dirs[len(dirs)-1])
 	case errors.As(err, &early), errors.As(err, &expired):
 		if !p.clock().Verified {
-			class, hint = step.Temporary, "the clock is not synchronised; it may be wrong"
+			// That is no verdict on the TPM.
+			class, hint, reason = step.Temporary, "the clock is not synchronised; it may be wrong", ""
 		}
 	}
-	return nil, step.Because(step.NotGenuine, step.As(class, hint,
+	return nil, step.Because(reason, step.As(class, hint,
 		fmt.Errorf("this TPM is not proven genuine, EK certificate in NV %#x: %w", certified.Slot.Certificate, err)))
 }
 

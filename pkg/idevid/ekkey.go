@@ -35,7 +35,7 @@ func (p *Program) certified() (*ek.Entry, error) {
 	if errors.Is(v.err, ek.ErrNotFound) {
 		hint = "has the TPM's vendor put it elsewhere? Put it into NV, or set [ek] verify = \"warn\" to do without"
 	}
-	return nil, step.As(step.Refused, hint, fmt.Errorf("cannot find out whether this TPM is genuine: %w", v.err))
+	return nil, step.Because(step.NotGenuine, step.As(step.Refused, hint, fmt.Errorf("cannot find out whether this TPM is genuine: %w", v.err)))
 }
 
 // ekHandle is where the EK belongs.
@@ -111,8 +111,8 @@ func (s ekKey) Act(_ context.Context, obs step.Observation) (err error) {
 	}
 	defer func() { err = errors.Join(err, loaded.Flush()) }()
 	if why := usableEK(&tpm.Key{Handle: loaded.Handle, Public: loaded.Public}, certified); why != "" {
-		return step.As(step.Refused, "the certificate in NV is another TPM's, or this EK was made from a template that the vendor does not say",
-			fmt.Errorf("cannot use the EK that this TPM makes: %s", why))
+		return step.Because(step.NotGenuine, step.As(step.Refused, "the certificate in NV is another TPM's, or this EK was made from a template that the vendor does not say",
+			fmt.Errorf("cannot use the EK that this TPM makes: %s", why)))
 	}
 	return s.tpm.Persist(loaded, ekHandle(certified))
 }
