@@ -17,14 +17,21 @@ import (
 	"time"
 )
 
-func TestNspawnRetryTimer(t *testing.T) {
-	t.Parallel()
-	scenario(t, "the retry timer fires three times against a dead EST server, then it works")
+// gatedDevice is a board that is configured for a server which is not there yet.
+func gatedDevice(t testing.TB, serial string) (*Machine, *Lab, *Gate) {
+	t.Helper()
 	lab := NewLab(t)
 	gate := lab.Gate(t)
 	m := NewMachine(t, "amd64")
 	m.Insert(NewTPM(t))
-	m.Put(lab.Configuration(t, "BENCH-0004", m.TPM.Trust))
+	m.Put(lab.Configuration(t, serial, m.TPM.Trust))
+	return m, lab, gate
+}
+
+func TestNspawnRetryTimer(t *testing.T) {
+	t.Parallel()
+	scenario(t, "the retry timer fires three times against a dead EST server, then it works")
+	m, lab, gate := gatedDevice(t, "BENCH-0004")
 	m.Put(Files{
 		"/etc/tpm2cloud/tpm2cloud.toml.d/70-budget.toml":             {Mode: 0o644, Data: "[run]\nbudget = \"1s\"\n"},
 		"/etc/systemd/system/tpm2cloud-retry.timer.d/impatient.conf": {Mode: 0o644, Data: "[Timer]\nOnBootSec=\nOnUnitInactiveSec=\nOnBootSec=100ms\nOnUnitInactiveSec=100ms\nRandomizedDelaySec=0\nAccuracySec=1ms\n"},
@@ -58,11 +65,7 @@ func TestNspawnRetryTimer(t *testing.T) {
 func TestNspawnServerLate(t *testing.T) {
 	t.Parallel()
 	scenario(t, "the network appears late, after several tries in one run")
-	lab := NewLab(t)
-	gate := lab.Gate(t)
-	m := NewMachine(t, "amd64")
-	m.Insert(NewTPM(t))
-	m.Put(lab.Configuration(t, "BENCH-0005", m.TPM.Trust))
+	m, lab, gate := gatedDevice(t, "BENCH-0005")
 	m.PowerOn()
 	await(t, 60*time.Second, "three tries have failed", func() bool { return len(m.Journal("MESSAGE_ID="+waiting, "_SYSTEMD_UNIT="+idevid)) >= 3 })
 	show := m.Show(idevid)

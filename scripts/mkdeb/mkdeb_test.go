@@ -287,7 +287,7 @@ func TestSnippets(t *testing.T) {
 // stop and restart nothing. They are Debian's, and may change.
 func TestNothingIsStarted(t *testing.T) {
 	if _, err := os.Stat(autoscripts); err != nil {
-		t.Skip("debhelper is not installed: scripts/deps package")
+		t.Skip("debhelper is not installed: scripts/deps")
 	}
 	t.Chdir("../..")
 	documents, err := readDocuments("nfpm.yaml")
@@ -478,7 +478,7 @@ func TestTags(t *testing.T) {
 
 func TestRelease(t *testing.T) {
 	if _, err := exec.LookPath("dpkg-parsechangelog"); err != nil {
-		t.Skip("dpkg-dev is not installed: scripts/deps package")
+		t.Skip("dpkg-dev is not installed: scripts/deps")
 	}
 	t.Chdir("../..")
 	r, err := readRelease()

@@ -89,7 +89,7 @@ func snippetsFor(contents files.Contents, autoscripts string) ([]snippet, error)
 	add := func(name string, values ...string) error {
 		data, err := os.ReadFile(filepath.Join(autoscripts, name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot read %s: scripts/deps package installs debhelper", filepath.Join(autoscripts, name))
+			return fmt.Errorf("cannot read %s: scripts/deps installs debhelper", filepath.Join(autoscripts, name))
 		}
 		if err != nil {
 			return err
