@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -49,13 +50,21 @@ type Session struct {
 	Close func() error
 	// Verb does one of the program's own verbs.
 	Verb func(verb string, out io.Writer) error
+	// VerbSteps are the steps of a verb that has some.
+	VerbSteps func(verb string) []step.Step
 }
 
 // Verb is a further thing that a program does.
 type Verb struct {
 	Name, Summary string
 	Flags         func(*flag.FlagSet)
+	// Steps: it has steps, which are run like the program's own.
+	Steps bool
 }
+
+// ErrNo is how a verb answers a question that is asked for its exit code, which
+// is 1 then; its text, if it has one, is on standard output.
+var ErrNo = errors.New("no")
 
 // run is one call of a program.
 type run struct {
@@ -79,8 +88,11 @@ func Main(p Program, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, context.Canceled) {
 		err = step.Fail(step.Temporary, "interrupted by a signal; the next run goes on from here")
 	}
-	if err == nil || errors.Is(err, flag.ErrHelp) {
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
+	case err == ErrNo:
+		return 1
 	}
 	r.report(err)
 	return int(step.ClassOf(err))
@@ -108,8 +120,8 @@ func (r *run) main(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if verb == "" {
-		return r.provision(ctx)
+	if verb == "" || r.hasSteps(verb) {
+		return r.provision(ctx, verb)
 	}
 	session, err := r.Open(r.cfg)
 	if err != nil {
@@ -120,7 +132,14 @@ func (r *run) main(args []string) error {
 	} else {
 		err = session.Verb(verb, r.stdout)
 	}
-	return errors.Join(err, session.Close())
+	if cerr := session.Close(); cerr != nil {
+		return errors.Join(err, cerr)
+	}
+	return err
+}
+
+func (r *run) hasSteps(verb string) bool {
+	return slices.ContainsFunc(r.Verbs, func(v Verb) bool { return v.Name == verb && v.Steps })
 }
 
 // parse reads flags, verb and the verb's own flags. Flags of the program may
@@ -193,8 +212,9 @@ func (r *run) usage(w io.Writer, flags *flag.FlagSet) {
 		"  69 no TPM or token; 70 a defect; 75 gave up for now; 76 refused by the server; 77 permission; 78 configuration\n")
 }
 
-// provision runs the steps, one program of ours at a time.
-func (r *run) provision(ctx context.Context) error {
+// provision runs the steps of the program or of a verb, one program of ours at a
+// time.
+func (r *run) provision(ctx context.Context, verb string) error {
 	budget := time.Duration(r.cfg.Run.Budget)
 	end := time.Now().Add(budget)
 	systemd.Extend(budget + time.Minute)
@@ -221,7 +241,11 @@ func (r *run) provision(ctx context.Context) error {
 	if !session.Clock.Verified {
 		r.warn("clock unverified: %s", session.Clock.Why)
 	}
-	runner := step.Runner{Steps: session.Steps, Budget: time.Until(end).Round(time.Second), Notify: r.event}
+	steps := session.Steps
+	if verb != "" {
+		steps = session.VerbSteps(verb)
+	}
+	runner := step.Runner{Steps: steps, Budget: time.Until(end).Round(time.Second), Notify: r.event}
 	if err := runner.Run(ctx); err != nil {
 		return err
 	}

@@ -19,7 +19,8 @@ type Options struct {
 	Path func(string) string
 	// Secret reads a secret; [config.Config.ReadSecret].
 	Secret func(config.Secret) (string, error)
-	// Identity is shown to the server by est-mtls: the chain of the IDevID, and its key in the TPM.
+	// Identity is shown to the server by est-mtls, where it is the chain of the IDevID and its key in the TPM, and by a
+	// renewal, where it is the certificate to be renewed.
 	Identity *tls.Certificate
 	// Now is when certificates are judged, nil the system's clock. ClockVerified says that it's the
 	// right time for sure; else what dates alone forbid is temporary.
@@ -79,7 +80,12 @@ func New(cfg config.Enroll, o Options) (*Enroller, error) {
 
 // Enroll makes one attempt to get a certificate. Every error has a class; see the package documentation.
 func (e *Enroller) Enroll(ctx context.Context, r Request) (*Result, error) {
-	answer, ca, err := e.issue(ctx, r)
+	return e.judged(ctx, r, e.issue)
+}
+
+// judged has an issuer issue, and looks at what it sent.
+func (e *Enroller) judged(ctx context.Context, r Request, issue issuer) (*Result, error) {
+	answer, ca, err := issue(ctx, r)
 	if err != nil {
 		return nil, err
 	}

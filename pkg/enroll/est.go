@@ -14,28 +14,39 @@ import (
 
 // issueOverEST is what the est methods have in common; o holds the credentials, in which they differ.
 func (e *Enroller) issueOverEST(ctx context.Context, r Request, o est.Options) (answer, ca []*x509.Certificate, err error) {
+	err = e.talk(o, func(c *est.Client) error {
+		if ca, err = c.CACerts(ctx); err == nil {
+			answer, err = c.SimpleEnroll(ctx, r.CSR)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return answer, ca, nil
+}
+
+// talk does something with the server; o holds the credentials.
+func (e *Enroller) talk(o est.Options, do func(*est.Client) error) error {
 	o.Server, o.Label = e.enroll.Server, e.enroll.Label
 	o.Time = e.options.Now
 	roots, err := e.serverRoots()
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	o.Roots = pool(roots)
 	if o.Proxy, err = e.proxy(); err != nil {
-		return nil, nil, err
+		return err
 	}
 	client, err := est.New(o)
 	if err != nil {
-		return nil, nil, step.As(step.Configuration, e.hint("check server and label"), err)
+		return step.As(step.Configuration, e.hint("check server and label"), err)
 	}
 	defer client.Close()
-	if ca, err = client.CACerts(ctx); err == nil {
-		answer, err = client.SimpleEnroll(ctx, r.CSR)
+	if err := do(client); err != nil {
+		return e.failed(err, roots)
 	}
-	if err != nil {
-		return nil, nil, e.failed(err, roots)
-	}
-	return answer, ca, nil
+	return nil
 }
 
 // serverRoots are the CAs by which the EST server is verified; nil is the system's store.

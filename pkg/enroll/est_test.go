@@ -246,11 +246,11 @@ func TestErrors(t *testing.T) {
 			c := pki.NewCA(t, "x", nil).Server(t)
 			c.PrivateKey = brokenKey{c.PrivateKey.(crypto.Signer)}
 			b.options.Identity = &c
-		}, step.Unavailable, "cannot sign the TLS handshake with the key of the IDevID: no TPM", "plug it in", 0, 0},
+		}, step.Unavailable, "cannot sign the TLS handshake with the device's key: no TPM", "plug it in", 0, 0},
 		"no secret": {func(_ *testing.T, b *bench) {
 			b.options.Secret = func(config.Secret) (string, error) { return "", step.Fail(step.Permission, "no") }
 		}, step.Permission, "cannot read the password of the EST server: no", "", 0, 0},
-		"no identity": {func(_ *testing.T, b *bench) { b.cfg.Method = config.MethodMTLS }, step.Software, "no identity", "", 0, 0},
+		"no identity": {func(_ *testing.T, b *bench) { b.cfg.Method = config.MethodMTLS }, step.Software, "none was given", "", 0, 0},
 
 		"403":          {status(403), step.ServerRefused, "403", "username", 2, 0},
 		"400":          {status(400), step.ServerRefused, "400", "its log", 2, 0},

@@ -3,6 +3,7 @@ package enroll
 import (
 	"context"
 	"crypto"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -15,41 +16,62 @@ import (
 // issueWithIdentity is the method est-mtls: the device shows the identity that it has already, its IDevID
 // (RFC 7030, section 3.3.2). The request is for another key, so it's simpleenroll and no renewal.
 func (e *Enroller) issueWithIdentity(ctx context.Context, r Request) (answer, ca []*x509.Certificate, err error) {
+	identity, key, err := e.recorded()
+	if err != nil {
+		return nil, nil, err
+	}
+	answer, ca, err = e.issueOverEST(ctx, r, est.Options{Certificate: identity})
+	if err != nil {
+		return nil, nil, key.told(err)
+	}
+	return answer, ca, nil
+}
+
+// recorded is the identity that is to be shown, with a record of what its key does.
+func (e *Enroller) recorded() (*tls.Certificate, *recorder, error) {
 	if e.options.Identity == nil {
-		return nil, nil, step.Fail(step.Software, "cannot enrol with est-mtls: no identity was given")
+		return nil, nil, step.Fail(step.Software, "cannot show a certificate to the EST server: none was given")
 	}
 	identity := *e.options.Identity
 	signer, ok := identity.PrivateKey.(crypto.Signer)
 	if !ok {
-		return nil, nil, step.Fail(step.Software, "cannot enrol with est-mtls: a key of type %T cannot sign", identity.PrivateKey)
+		return nil, nil, step.Fail(step.Software, "cannot show a certificate to the EST server: a key of type %T cannot sign", identity.PrivateKey)
 	}
 	key := &recorder{Signer: signer}
 	identity.PrivateKey = key
-	answer, ca, err = e.issueOverEST(ctx, r, est.Options{Certificate: &identity})
-	if failure := key.failure(); err != nil && failure != nil {
-		return nil, nil, step.As(step.Temporary, "", fmt.Errorf("cannot sign the TLS handshake with the key of the IDevID: %w", failure))
-	}
-	return answer, ca, err
+	return &identity, key, nil
 }
 
 // A recorder keeps the error of a signature: crypto/tls passes on its text only, and the class would be lost
 // with which the TPM says whether to try again.
 type recorder struct {
 	crypto.Signer
-	mu  sync.Mutex
-	err error
+	mu    sync.Mutex
+	asked bool
+	err   error
 }
 
 func (r *recorder) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	signature, err := r.Signer.Sign(rand, digest, opts)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.err = err
+	r.asked, r.err = true, err
 	return signature, err
 }
 
-func (r *recorder) failure() error {
+// told is the error of an exchange, or of the signature that it failed by.
+func (r *recorder) told(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err
+	if r.err != nil {
+		return step.As(step.Temporary, "", fmt.Errorf("cannot sign the TLS handshake with the device's key: %w", r.err))
+	}
+	return err
+}
+
+// hasSigned says whether the server asked for the certificate, and got the proof of its key.
+func (r *recorder) hasSigned() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked && r.err == nil
 }

@@ -97,6 +97,12 @@ func (c *Client) SimpleEnroll(ctx context.Context, csr []byte) ([]*x509.Certific
 	return c.do(ctx, "simpleenroll", http.MethodPost, encode(csr))
 }
 
+// SimpleReenroll asks for another certificate in the place of the one that the client shows, under the same name, for the
+// same key or another (RFC 7030, section 4.2.2). The request and the answer are those of SimpleEnroll.
+func (c *Client) SimpleReenroll(ctx context.Context, csr []byte) ([]*x509.Certificate, error) {
+	return c.do(ctx, "simplereenroll", http.MethodPost, encode(csr))
+}
+
 func (c *Client) do(ctx context.Context, op, method string, body []byte) ([]*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.options.Timeout, fmt.Errorf("no complete answer within %s", c.options.Timeout))
 	defer cancel()

@@ -7,6 +7,8 @@
 //	certificate.pem  leaf first, then the chain without the root
 //	ca.pem           the CA certificates that the chain leads to
 //	request.csr      a request in DER that no CA has answered yet
+//	next.pem         a renewed certificate that is not in use yet, as
+//	next-ca.pem      certificate.pem and ca.pem
 //	refused.json     when the server said no, and to what
 //
 // Certificates are public (0644 in directories of 0755), because the agent
@@ -45,6 +47,8 @@ const (
 	FileCertificate = "certificate.pem"
 	FileCA          = "ca.pem"
 	FileRequest     = "request.csr"
+	FileNext        = "next.pem"
+	FileNextCA      = "next-ca.pem"
 	FileKey         = "key.json" // of the IDevID: its blobs
 	FileEK          = "ek.json"
 	FileEKChain     = "ek.pem"
@@ -64,28 +68,32 @@ func Dir(cfg *config.Config, name string) *store.Dir {
 
 // ReadChain reads the chain of an identity, which is not judged by that; the
 // error is fs.ErrNotExist where there is none.
-func ReadChain(dir *store.Dir) (*devid.Chain, error) {
-	data, err := dir.Read(FileCertificate)
+func ReadChain(dir *store.Dir) (*devid.Chain, error) { return readChain(dir, FileCertificate) }
+
+func readChain(dir *store.Dir, file string) (*devid.Chain, error) {
+	data, err := dir.Read(file)
 	if err != nil {
 		return nil, err
 	}
 	leaf, intermediates, err := devid.ParseChainPEM(data)
 	if err != nil {
-		return nil, step.Fail(step.Refused, "cannot use %s: %w", dir.Path(FileCertificate), err)
+		return nil, step.Fail(step.Refused, "cannot use %s: %w", dir.Path(file), err)
 	}
 	return &devid.Chain{Leaf: leaf, Intermediates: intermediates}, nil
 }
 
 // ReadCA reads the CA certificates that were kept at enrolment; the error is
 // fs.ErrNotExist where there are none.
-func ReadCA(dir *store.Dir) ([]*x509.Certificate, error) {
-	data, err := dir.Read(FileCA)
+func ReadCA(dir *store.Dir) ([]*x509.Certificate, error) { return readCA(dir, FileCA) }
+
+func readCA(dir *store.Dir, file string) ([]*x509.Certificate, error) {
+	data, err := dir.Read(file)
 	if err != nil {
 		return nil, err
 	}
 	list, err := devid.ParsePEM(data)
 	if err != nil {
-		return nil, step.Fail(step.Refused, "cannot use %s: %w", dir.Path(FileCA), err)
+		return nil, step.Fail(step.Refused, "cannot use %s: %w", dir.Path(file), err)
 	}
 	return list, nil
 }

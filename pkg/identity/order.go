@@ -45,7 +45,27 @@ type Order struct {
 // answer costs no second key. The CA certificates are written before the
 // chain, whose presence says that both are there.
 func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
-	method, err := enroll.New(o.Enroll, enroll.Options{
+	result, err := o.place(ctx, (*enroll.Enroller).Enroll)
+	if err != nil {
+		return nil, err
+	}
+	return result.Chain, o.stage(result, FileCertificate, FileCA)
+}
+
+// stage writes what an order brought.
+func (o Order) stage(result *enroll.Result, certificate, ca string) error {
+	if err := o.Files.Write(ca, devid.EncodePEM(result.CA), ModePublic); err != nil {
+		return err
+	}
+	if err := o.Files.Write(certificate, result.Chain.PEM(), ModePublic); err != nil {
+		return err
+	}
+	return o.Files.Remove(FileRequest)
+}
+
+// enroller is the method of the order.
+func (o Order) enroller() (*enroll.Enroller, error) {
+	return enroll.New(o.Enroll, enroll.Options{
 		Path:          o.Config.Path,
 		Secret:        o.Config.ReadSecret,
 		Identity:      o.Identity,
@@ -53,6 +73,11 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 		Section:       o.Section,
 		ClockVerified: o.Clock().Verified,
 	})
+}
+
+// place sends the request, unless the same was refused not long ago.
+func (o Order) place(ctx context.Context, send func(*enroll.Enroller, context.Context, enroll.Request) (*enroll.Result, error)) (*enroll.Result, error) {
+	method, err := o.enroller()
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +88,7 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	result, err := method.Enroll(ctx, enroll.Request{CSR: csr, Expect: devid.Expect{
+	result, err := send(method, ctx, enroll.Request{CSR: csr, Expect: devid.Expect{
 		Key:        o.Key,
 		Subject:    o.Subject,
 		AnySubject: o.Enroll.AnySubject,
@@ -74,13 +99,7 @@ func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
 	if err := errors.Join(err, o.remember(err)); err != nil {
 		return nil, err
 	}
-	if err := o.Files.Write(FileCA, devid.EncodePEM(result.CA), ModePublic); err != nil {
-		return nil, err
-	}
-	if err := o.Files.Write(FileCertificate, result.Chain.PEM(), ModePublic); err != nil {
-		return nil, err
-	}
-	return result.Chain, o.Files.Remove(FileRequest)
+	return result, nil
 }
 
 // request is the kept request, if it is for this key and name, or a new one.
@@ -133,6 +152,16 @@ func Ready(cfg *config.Config, e config.Enroll) error {
 		}
 	}
 	return nil
+}
+
+// HasSecret says whether the secret that the method needs is there, if it needs one.
+func HasSecret(cfg *config.Config, e config.Enroll) bool {
+	secret := secretOf(e)
+	if secret == "" {
+		return true
+	}
+	_, err := cfg.ReadSecret(secret)
+	return err == nil
 }
 
 // secretOf names the secret that a method needs, or "".

@@ -2,6 +2,7 @@ package ldevid
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509/pkix"
 	"errors"
@@ -76,27 +77,45 @@ func (p *Program) subject() (pkix.Name, error) {
 }
 
 func (s ldevidCertificate) Act(ctx context.Context, _ step.Observation) error {
-	subject, err := s.subject()
-	if err != nil {
-		return err
-	}
 	public, err := s.key.PublicKey()
 	if err != nil {
 		return err
 	}
-	order := identity.Order{
-		Config: s.cfg, Enroll: s.cfg.LDevID.Enroll, Section: "ldevid.enroll",
-		Files: s.files, Clock: s.clock,
-		Key: public, Subject: subject, ClientAuth: true,
-		Sign: func() ([]byte, error) { return s.request(subject) },
+	if next, err := s.next(public); err != nil || next != nil {
+		return errors.Join(err, s.takeOver(next))
 	}
-	if s.cfg.LDevID.Enroll.Method == config.MethodMTLS {
+	order, err := s.order(public)
+	if err != nil {
+		return err
+	}
+	order.Sign = func() ([]byte, error) { return s.request(order.Subject) }
+	if s.expired(public) && !identity.HasSecret(s.cfg, s.cfg.LDevID.Enroll) {
+		// The password was for the first day. The manufacturer's identity is for ever.
+		order.Enroll.Method = config.MethodMTLS
+	}
+	if order.Enroll.Method == config.MethodMTLS {
 		if order.Identity, err = s.tlsIdentity(); err != nil {
 			return err
 		}
 	}
 	_, err = identity.Enrol(ctx, order)
 	return err
+}
+
+// order is that of a certificate for a key, without what signs and proves it.
+func (p *Program) order(public crypto.PublicKey) (identity.Order, error) {
+	subject, err := p.subject()
+	return identity.Order{
+		Config: p.cfg, Enroll: p.cfg.LDevID.Enroll, Section: "ldevid.enroll",
+		Files: p.files, Clock: p.clock,
+		Key: public, Subject: subject, ClientAuth: true,
+	}, err
+}
+
+// expired says whether there was a certificate for the key, which has ended.
+func (p *Program) expired(public crypto.PublicKey) bool {
+	chain, err := identity.ReadChain(p.files)
+	return err == nil && devid.SameKey(chain.Leaf.PublicKey, public) && p.clock().Time.After(chain.Leaf.NotAfter)
 }
 
 // tlsIdentity is the IDevID as a TLS client.

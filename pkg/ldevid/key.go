@@ -45,6 +45,9 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 		return obs, err
 	}
 	s.pair, s.key = pair, key
+	if s.earlier, err = s.readLabel(s.cfg.LDevID.Token.Key + suffixEarlier); err != nil {
+		return obs, err
+	}
 	linked := ""
 	if key != nil && pair == nil {
 		if linked, err = s.linkedElsewhere(key); err != nil {
@@ -56,6 +59,10 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 		obs.State = step.Missing
 	case key == nil:
 		obs.State, obs.Detail = step.Partial, "the key is in the token but not at its handle"
+	case s.replaced(key):
+		obs.State, obs.Detail = step.Partial, "a renewal has replaced the key, and the earlier one is still there"
+	case pair != nil && bytes.Equal(pairName(pair), key.Name) && s.earlier != nil:
+		obs.State, obs.Detail = step.Partial, "a renewal has replaced the key, and the earlier one is still in the token"
 	case pair != nil && bytes.Equal(pairName(pair), key.Name):
 		algorithm := identity.Algorithm(key)
 		obs.State, obs.Detail = step.Present, string(algorithm)
@@ -103,6 +110,21 @@ func (p *Program) readPair() (*token.Key, string, error) {
 		return nil, "it is not made from the LDevID's template", nil
 	}
 	return &keys[0], "", nil
+}
+
+// readLabel reads the pair under another label than the LDevID's; nil: there is
+// none of our making.
+func (p *Program) readLabel(label string) (*token.Key, error) {
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	keys, err := st.Keys(p.token.ID, label)
+	if err != nil || len(keys) != 1 || keys[0].Rows != token.BothRows || !linkable(&keys[0]) {
+		return nil, err
+	}
+	return &keys[0], nil
 }
 
 // linkedElsewhere names the token and label under which the store has a key, or
@@ -169,13 +191,15 @@ func ours(key, srk *tpm.Key) bool {
 
 func (s ldevidKey) Act(_ context.Context, obs step.Observation) (err error) {
 	var loaded *tpm.Loaded
-	switch obs.State {
-	case step.Orphan:
+	switch {
+	case obs.State == step.Orphan, s.replaced(s.key):
 		return s.tpm.Evict(s.key)
-	case step.Partial:
+	case obs.State == step.Partial && s.key != nil:
+		return s.forget(s.earlier.Label)
+	case obs.State == step.Partial:
 		loaded, err = s.tpm.Load(s.parent(), tpm.Blob{Public: s.pair.TPM2BPublic, Private: s.pair.TPM2BPrivate})
 	default:
-		loaded, err = s.create()
+		loaded, err = s.create(s.cfg.LDevID.Token.Key)
 	}
 	if err != nil {
 		return err
@@ -184,8 +208,24 @@ func (s ldevidKey) Act(_ context.Context, obs step.Observation) (err error) {
 	return s.tpm.Persist(loaded, tpm.HandleLDevID)
 }
 
-// create makes the key and writes its rows.
-func (p *Program) create() (_ *tpm.Loaded, err error) {
+// replaced says whether the key at the handle is the one that a renewal has
+// replaced in the token.
+func (p *Program) replaced(key *tpm.Key) bool {
+	return key != nil && p.pair != nil && p.earlier != nil && bytes.Equal(pairName(p.earlier), key.Name)
+}
+
+// forget removes a key from the token.
+func (p *Program) forget(label string) error {
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadWrite)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	return st.RemoveKey(p.token.ID, label)
+}
+
+// create makes the key under a label and writes its rows.
+func (p *Program) create(label string) (_ *tpm.Loaded, err error) {
 	// The library takes the authorisation value as text.
 	auth := []byte(randomHex(16))
 	loaded, blob, err := p.tpm.CreateChild(p.parent(), identity.Template(p.cfg.LDevID.Key), tpm.Sensitive{Auth: auth})
@@ -209,7 +249,7 @@ func (p *Program) create() (_ *tpm.Loaded, err error) {
 	id := make([]byte, 8)
 	rand.Read(id)
 	return loaded, st.AddKey(p.token.ID, token.Key{
-		Label: p.cfg.LDevID.Token.Key, ID: id,
+		Label: label, ID: id,
 		TPM2BPublic: blob.Public, TPM2BPrivate: blob.Private, WrappedAuth: wrapped,
 	})
 }

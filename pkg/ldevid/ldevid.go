@@ -51,6 +51,8 @@ type Program struct {
 	token       *token.Token
 	secret      opened
 	pair        *token.Key // the LDevID's two rows in the token; nil: none
+	coming      *token.Key // those of the key that is to take its place; nil: none
+	earlier     *token.Key // those of the key that a renewal has replaced; nil: none
 	key         *tpm.Key   // the LDevID at its handle; nil: none
 }
 

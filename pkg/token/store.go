@@ -249,10 +249,18 @@ func (s *Store) Keys(tokenID int64, label string) ([]Key, error) {
 		return nil, nil
 	}
 	rows, err := readRows(s.db, tokenID, label)
+	var keys []Key
+	if err == nil {
+		keys, err = pairs(rows)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the keys of the token: %w", err)
 	}
-	var keys []Key
+	return keys, nil
+}
+
+// pairs makes key pairs of rows.
+func pairs(rows []row) (keys []Key, err error) {
 	for _, r := range rows {
 		half := PublicRow
 		if r.class == classPrivate {
@@ -267,7 +275,7 @@ func (s *Store) Keys(tokenID int64, label string) ([]Key, error) {
 			k := Key{Label: string(r.label), ID: r.id, TPM2BPublic: r.public}
 			if len(r.public) > 0 {
 				if _, k.Public, err = parsePublic(r.public); err != nil {
-					return nil, fmt.Errorf("cannot read the keys of the token: row %d: %w: %w", r.rowID, ErrCorrupt, err)
+					return nil, fmt.Errorf("row %d: %w: %w", r.rowID, ErrCorrupt, err)
 				}
 			}
 			keys = append(keys, k)

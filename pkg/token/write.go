@@ -106,6 +106,60 @@ func (s *Store) RemoveKey(tokenID int64, label string) error {
 	return nil
 }
 
+// ReplaceKey gives the key of the label next the label current, and the one that had it
+// the label earlier, in one transaction. No next one, or half of one, is [ErrNoKey]; an
+// earlier one that is still there is [ErrKeyExists].
+func (s *Store) ReplaceKey(tokenID int64, current, next, earlier string) error {
+	err := s.write(func(tx *sql.Tx) error {
+		there, err := readRows(tx, tokenID, earlier)
+		if err != nil {
+			return err
+		}
+		if len(there) > 0 {
+			return ErrKeyExists
+		}
+		if err := relabel(tx, tokenID, current, earlier); err != nil {
+			return err
+		}
+		return relabel(tx, tokenID, next, current)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot replace key %q by %q: %w", current, next, err)
+	}
+	return nil
+}
+
+// relabel writes both rows of a pair anew, in their places: the label is inside them.
+func relabel(tx *sql.Tx, tokenID int64, from, to string) error {
+	rows, err := readRows(tx, tokenID, from)
+	if err != nil {
+		return err
+	}
+	keys, err := pairs(rows)
+	if err != nil {
+		return err
+	}
+	if len(keys) != 1 || keys[0].Rows != BothRows {
+		return ErrNoKey
+	}
+	key := keys[0]
+	key.Label = to
+	private, public, err := key.encode()
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		attrs := public
+		if r.class == classPrivate {
+			attrs = private
+		}
+		if _, err := tx.Exec(`UPDATE tobjects SET attrs = ? WHERE id = ?`, attrs, r.rowID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // write runs f in one transaction, under the library's lock as well, so that no other
 // process migrates the store by a copy meanwhile.
 func (s *Store) write(f func(*sql.Tx) error) error {

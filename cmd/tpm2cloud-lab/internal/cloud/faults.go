@@ -74,6 +74,11 @@ var faultKinds = map[string]faultKind{
 		i.template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		return nil
 	}},
+	"due": {help: "certificate with nine tenths of its life behind it", issue: func(i *issuance) error {
+		i.template.NotBefore = i.template.NotBefore.Add(-90 * 24 * time.Hour)
+		i.template.NotAfter = i.template.NotBefore.Add(100 * 24 * time.Hour)
+		return nil
+	}},
 	"expired": {help: "certificate that ended yesterday", issue: func(i *issuance) error {
 		i.template.NotBefore = i.template.NotBefore.Add(-48 * time.Hour)
 		i.template.NotAfter = i.template.NotBefore.Add(24 * time.Hour)
