@@ -3,6 +3,8 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"os"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/cli"
@@ -19,6 +21,9 @@ func run() int {
 		Summary: "tpm2cloud-edgecfg configures Azure IoT Edge, which then gets its operational certificate by the LDevID",
 		Config:  config.ProgramEdge,
 		Open:    open,
+		Verbs: []cli.Verb{
+			{Name: "refresh", Summary: "copy a renewed LDevID certificate to where the agent reads it"},
+		},
 	}, os.Args[1:], os.Stdout, os.Stderr)
 }
 
@@ -27,5 +32,12 @@ func open(cfg *config.Config) (cli.Session, error) {
 	if err != nil {
 		return cli.Session{}, err
 	}
-	return cli.Session{Steps: program.Steps(), Clock: clock.Read(), Close: func() error { return nil }}, nil
+	refresh := func(_ string, out io.Writer) error {
+		changed, err := program.Refresh()
+		if changed {
+			fmt.Fprintln(out, "copied the renewed LDevID certificate")
+		}
+		return err
+	}
+	return cli.Session{Steps: program.Steps(), Clock: clock.Read(), Close: func() error { return nil }, Verb: refresh}, nil
 }

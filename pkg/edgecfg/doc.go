@@ -39,6 +39,7 @@
 //	        /etc/aziot/tpm2cloud/ldevid.pem        0640 root:aziotcs
 //	        /etc/aziot/tpm2cloud/est-ca.pem        0640 root:aziotcs, where server_ca names a file
 //	        /etc/systemd/system/aziot-keyd.service.d/50-tpm2cloud.conf   0644 root:root
+//	        /etc/systemd/system/aziot-certd.service.d/50-tpm2cloud.conf  0644 root:root
 //	        STATE/edge/apply, STATE/edge/reprovision   0600, marks of what was begun
 //	removes /var/lib/aziot/certd/certs/deviceid-*.cer  if it is for another device id
 //

@@ -24,6 +24,7 @@ const (
 	ldevidPath = "/etc/aziot/tpm2cloud/ldevid.pem"
 	estCAPath  = "/etc/aziot/tpm2cloud/est-ca.pem"
 	dropInPath = "/etc/systemd/system/aziot-keyd.service.d/" + dropIn
+	certdPath  = "/etc/systemd/system/aziot-certd.service.d/" + dropIn
 
 	// certdGroup is certd's primary group; the checks of aziotctl look at no other.
 	certdGroup = "aziotcs"
@@ -44,8 +45,8 @@ type file struct {
 // config.toml is last, because it names the others.
 func (p *Program) fileList(w *wanted) ([]file, error) {
 	var list []file
-	if w.super.attestation.preloaded != nil || w.super.est != nil && w.super.est.identity != nil {
-		list = append(list, file{ldevidPath, w.ldevid.pem(), 0o640, certdGroup})
+	if w.readsLDevID() {
+		list = append(list, file{ldevidPath, w.ldevid.pem(), 0o640, certdGroup}, file{certdPath, []byte(certdDropIn), 0o644, ""})
 	}
 	if w.in.estCA != "" {
 		certs, err := p.readServerCA()

@@ -103,6 +103,36 @@ func (p *Program) want() (*wanted, error) {
 	return w, nil
 }
 
+// readsLDevID says whether certd reads the LDevID certificate.
+func (w *wanted) readsLDevID() bool {
+	return w.super.attestation.preloaded != nil || w.super.est != nil && w.super.est.identity != nil
+}
+
+// Refresh copies a renewed LDevID to where certd reads it, and nothing else: for
+// the moment of a boot before certd starts, which it does not do with one that
+// has ended. Whatever else is to be done waits for the program itself, and so does
+// a device that was never configured.
+func (p *Program) Refresh() (changed bool, err error) {
+	if !exists(p.cfg.Path(ldevidPath)) {
+		return false, nil
+	}
+	w, err := p.want()
+	if err != nil {
+		return false, err
+	}
+	for _, f := range w.files {
+		if f.path != ldevidPath {
+			continue
+		}
+		good, err := p.good(f)
+		if err != nil || good {
+			return false, err
+		}
+		return true, classify(p.write(f))
+	}
+	return false, nil
+}
+
 // state is the path of a file of the project's state.
 func (p *Program) state(elem ...string) string {
 	return p.cfg.Path(filepath.Join(append([]string{p.cfg.Run.State}, elem...)...))

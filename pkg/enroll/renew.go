@@ -82,8 +82,9 @@ func (e *Enroller) handshake(ctx context.Context, identity *tls.Certificate, ca 
 		SessionTicketsDisabled: true,
 	}
 	client := &tls.Config{
-		Certificates: []tls.Certificate{*identity},
-		Time:         e.options.Now,
+		// Shown whatever CAs the server names.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return identity, nil },
+		Time:                 e.options.Now,
 		//nolint:gosec // the server is this process
 		InsecureSkipVerify: true,
 	}
