@@ -3,7 +3,6 @@ package cmd
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
 
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
 )
 
@@ -376,30 +376,10 @@ func cmdSecret(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Chmod(path, mode))
 }
 
-// expire lets the LDevID certificate end: the lab's CA signs it again, with
-// dates of the past.
+// expire lets the LDevID certificate end an hour ago.
 func cmdExpire(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
-	path := filepath.Join(w.root, "var/lib/tpm2cloud/ldevid/certificate.pem")
-	chain, err := os.ReadFile(path)
-	ts.Check(err)
-	block, rest := pem.Decode(chain)
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	ts.Check(err)
-	keyPEM, err := os.ReadFile(filepath.Join(w.root, "lab/ldevid-ca.key"))
-	ts.Check(err)
-	keyBlock, _ := pem.Decode(keyPEM)
-	key, err := x509.ParseECPrivateKey(keyBlock.Bytes)
-	ts.Check(err)
-	caPEM, err := os.ReadFile(w.addresses["ldevid_ca"])
-	ts.Check(err)
-	caBlock, _ := pem.Decode(caPEM)
-	ca, err := x509.ParseCertificate(caBlock.Bytes)
-	ts.Check(err)
-	leaf.NotBefore, leaf.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour)
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, leaf.PublicKey, key)
-	ts.Check(err)
-	ts.Check(os.WriteFile(path, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), rest...), 0o644))
+	pki.End(tb{ts: ts}, filepath.Join(w.root, "var/lib/tpm2cloud/ldevid/certificate.pem"), w.addresses["ldevid_ca"], filepath.Join(w.root, "lab/ldevid-ca.key"))
 }
 
 // pkcs11 MECHANISM signs through PKCS#11 with pkcs11-tool, and has openssl

@@ -1,0 +1,71 @@
+//go:build boot
+
+package boottest
+
+import (
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
+)
+
+const renewal = "tpm2cloud-renew.service"
+
+// The LDevID certificate is renewed while the agent works, and replaced when it
+// has ended; nothing that needs the identities is stopped meanwhile.
+func TestNspawnRenewal(t *testing.T) {
+	t.Parallel()
+	scenario(t, "the LDevID certificate is renewed when it is due, and replaced when it has ended")
+	m, lab := newDevice(t, "amd64", "BENCH-0023")
+	m.Put(agent())
+	lab.Fault(t, `{"label":"ldevid","kind":"due","count":1}`)
+	m.Boot()
+	m.Expect(allActive)
+	m.Expect(map[string]string{consumer: "active", "tpm2cloud-renew.timer": "active"})
+	certificate := filepath.Join(m.Root, "var/lib/tpm2cloud/ldevid/certificate.pem")
+	copied := filepath.Join(m.Root, "etc/aziot/tpm2cloud/ldevid.pem")
+	first, dependent := read(t, certificate), m.Show(consumer)["InvocationID"]
+
+	renewed := func(before string) {
+		t.Helper()
+		m.Run("systemctl", "start", renewal)
+		if read(t, certificate) == before {
+			t.Fatal("the certificate was not renewed")
+		}
+		await(t, time.Minute, "the agent has the renewed certificate", func() bool {
+			return read(t, copied) == read(t, certificate) && m.Show(edgecfg)["ActiveState"] == "active"
+		})
+		m.Expect(map[string]string{edgecfg: "active", "aziot-keyd.service": "active", consumer: "active"})
+		if m.Show(consumer)["InvocationID"] != dependent {
+			t.Error("who requires the identities was started anew")
+		}
+	}
+	renewed(first)
+	event(t, m, renewal, ready)
+	count := func(operation, auth string) (n int) {
+		for _, r := range lab.Requests(t) {
+			if r.Label == "ldevid" && r.Operation == operation && r.Auth == auth && r.Status == http.StatusOK {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count("simplereenroll", "mtls"); n != 1 {
+		t.Errorf("%d certificates were renewed", n)
+	}
+	// Not due again: the unit says so, and that is no failure.
+	m.Run("systemctl", "start", renewal)
+	if show := m.Show(renewal); show["Result"] != "exec-condition" {
+		t.Errorf("a renewal that is not due ended as %s", show["Result"])
+	}
+
+	pki.End(t, certificate, lab.About["ldevid_ca"], filepath.Join(filepath.Dir(lab.About["ldevid_ca"]), "ldevid-ca.key"))
+	renewed(read(t, certificate))
+	if n := count("simpleenroll", "mtls"); n != 2 {
+		t.Errorf("%d certificates were got with the IDevID, and not 2", n)
+	}
+	m.PowerOff()
+	Verify(t, m.TPM, m.Root, lab)
+}
