@@ -3,7 +3,10 @@
 // A file is either the old one or the new one, whole: it is written beside its
 // place, synced, renamed over it, and the directory is synced. Nothing outside
 // the directory is reached, whatever symbolic links somebody left there: all
-// access goes through one [os.Root].
+// access goes through one [os.Root]. The programs run as root, too, in directories
+// where somebody else may write, so what stands in a file's place must be a file:
+// links are not followed. A link in the place of the directory itself is, if it is
+// root's, or of the user who runs the program.
 //
 // What root makes belongs to the owner of the directory that it is in: a program
 // whose unit has a user of its own, and that somebody ran by hand as root, must
@@ -22,6 +25,8 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
 
 // Dir is a directory of files. It need not exist before the first Write.
@@ -49,25 +54,66 @@ func (d *Dir) open(create bool) error {
 		root, err = os.OpenRoot(d.name)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot open the directory %s: %w", d.name, err)
+		return fail(err, "open the directory %s", d.name)
+	}
+	if err := d.believe(root); err != nil {
+		root.Close()
+		return err
 	}
 	d.root = root
 	return nil
 }
 
+// believe refuses a directory that somebody else's link has led to.
+func (d *Dir) believe(root *os.Root) error {
+	there, err := os.Lstat(d.name)
+	if err != nil {
+		return fail(err, "open the directory %s", d.name)
+	}
+	if there.Mode().Type() == fs.ModeSymlink {
+		if uid := there.Sys().(*syscall.Stat_t).Uid; uid != 0 && int(uid) != os.Geteuid() {
+			return trap("open the directory %s: it is a link of the user %d", d.name, uid)
+		}
+		return nil
+	}
+	// What is looked at now is what was opened, and no link has been taken away.
+	if opened, err := root.Stat("."); err != nil || !os.SameFile(there, opened) {
+		return trap("open the directory %s: it was exchanged meanwhile", d.name)
+	}
+	return nil
+}
+
+// trap is what somebody may have laid, so that a program does to another file
+// what it means to do to its own.
+func trap(format string, args ...any) error {
+	return step.As(step.Refused, "find out who put it there, and remove it", fmt.Errorf("cannot "+format, args...))
+}
+
+// fail wraps an error of the disk: what could not be done, and what helps.
+func fail(err error, format string, args ...any) error {
+	wrapped := fmt.Errorf("cannot "+format+": %w", append(args, err)...)
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return step.As(step.Temporary, "make room on the disk: df, df -i", wrapped)
+	case errors.Is(err, syscall.EROFS):
+		return step.As(step.Temporary, "the disk can only be read; the kernel makes it so after an error, see dmesg", wrapped)
+	}
+	return wrapped
+}
+
 func (d *Dir) create() error {
 	if err := os.MkdirAll(filepath.Dir(d.name), 0o755); err != nil {
-		return fmt.Errorf("cannot create %s: %w", filepath.Dir(d.name), err)
+		return fail(err, "create %s", filepath.Dir(d.name))
 	}
 	// Under another name until its mode is right: Mkdir takes no setgid bit, the
 	// umask takes bits away, and a power cut may come in between.
 	fresh, err := os.MkdirTemp(filepath.Dir(d.name), "."+filepath.Base(d.name))
 	if err != nil {
-		return fmt.Errorf("cannot create %s: %w", d.name, err)
+		return fail(err, "create %s", d.name)
 	}
 	if err := os.Chmod(fresh, d.mode); err != nil {
 		os.Remove(fresh)
-		return fmt.Errorf("cannot set the mode of %s: %w", d.name, err)
+		return fail(err, "set the mode of %s", d.name)
 	}
 	owner, err := inherited(os.Stat(filepath.Dir(d.name)))
 	if err == nil && owner != nil {
@@ -75,19 +121,19 @@ func (d *Dir) create() error {
 	}
 	if err != nil {
 		os.Remove(fresh)
-		return fmt.Errorf("cannot give %s to the owner of %s: %w", d.name, filepath.Dir(d.name), err)
+		return fail(err, "give %s to the owner of %s", d.name, filepath.Dir(d.name))
 	}
 	if err := os.Rename(fresh, d.name); err != nil {
 		os.Remove(fresh)
-		return fmt.Errorf("cannot create %s: %w", d.name, err)
+		return fail(err, "create %s", d.name)
 	}
 	f, err := os.Open(filepath.Dir(d.name))
 	if err != nil {
-		return fmt.Errorf("cannot sync %s: %w", filepath.Dir(d.name), err)
+		return fail(err, "sync %s", filepath.Dir(d.name))
 	}
 	defer f.Close()
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot sync %s: %w", filepath.Dir(d.name), err)
+		return fail(err, "sync %s", filepath.Dir(d.name))
 	}
 	return nil
 }
@@ -117,12 +163,12 @@ func (d *Dir) Read(file string) ([]byte, error) {
 	if err := d.open(false); err != nil {
 		return nil, err
 	}
-	info, err := d.root.Stat(file)
+	info, err := d.root.Lstat(file)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", d.Path(file), err)
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("cannot read %s: it is no regular file of less than %d bytes", d.Path(file), maxFile)
+		return nil, trap("read %s: it is no regular file of less than %d bytes", d.Path(file), maxFile)
 	}
 	data, err := d.root.ReadFile(file)
 	if err != nil {
@@ -174,17 +220,77 @@ func (d *Dir) Write(file string, data []byte, mode fs.FileMode, opts ...Option) 
 	if err := d.open(true); err != nil {
 		return err
 	}
+	if err := d.Plain(file); err != nil {
+		return err
+	}
 	if err := d.write(file, data, mode, o); err != nil {
-		return fmt.Errorf("cannot write %s: %w", d.Path(file), err)
+		return fail(err, "write %s", d.Path(file))
+	}
+	return nil
+}
+
+// Plain says whether a file can be in its place: there is one already, or nothing.
+func (d *Dir) Plain(file string) error {
+	if err := d.open(false); err != nil {
+		return err
+	}
+	if info, err := d.root.Lstat(file); err == nil && !info.Mode().IsRegular() {
+		return trap("use %s: it is no regular file (%s)", d.Path(file), info.Mode())
+	}
+	return nil
+}
+
+// Room finds out whether so many bytes could be written, and leaves nothing: who
+// asks has done nothing yet that could not be kept.
+func (d *Dir) Room(bytes int) error {
+	if err := d.open(true); err != nil {
+		return err
+	}
+	const try = ".room" // of a run that was cut here, another one takes it away
+	f, err := d.root.OpenFile(try, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		_, err = f.Write(make([]byte, bytes))
+		err = errors.Join(err, f.Close(), d.root.Remove(try))
+	}
+	if err != nil {
+		return fail(err, "write %d bytes into %s", bytes, d.name)
+	}
+	return nil
+}
+
+// Chmod sets the mode of a file that somebody else has made there.
+func (d *Dir) Chmod(file string, mode fs.FileMode) error {
+	if err := d.open(false); err != nil {
+		return err
+	}
+	f, err := d.root.OpenFile(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return fail(err, "set the mode of %s", d.Path(file))
+	}
+	defer f.Close()
+	if err := d.single(f, file); err != nil {
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
+		return fail(err, "set the mode of %s", d.Path(file))
+	}
+	return nil
+}
+
+// single refuses what is no file, or is known by another name as well, by which it
+// may be of more worth to somebody.
+func (d *Dir) single(f *os.File, file string) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fail(err, "look at %s", d.Path(file))
+	}
+	if n := info.Sys().(*syscall.Stat_t).Nlink; !info.Mode().IsRegular() || n > 1 {
+		return trap("use %s: it is no regular file with one name (%s, %d names)", d.Path(file), info.Mode(), n)
 	}
 	return nil
 }
 
 func (d *Dir) write(file string, data []byte, mode fs.FileMode, o options) error {
-	// A directory of that name, or a link, would be a trap that somebody set.
-	if info, err := d.root.Lstat(file); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("there is a %s in its place", info.Mode().Type())
-	}
 	f, err := renameio.NewPendingFile(file, renameio.WithRoot(d.root), renameio.WithStaticPermissions(mode), renameio.WithTempDir(path.Dir(file)))
 	if err != nil {
 		return err
@@ -252,7 +358,7 @@ func (d *Dir) SetAside(into, last string) error {
 		return err
 	}
 	if err := d.setAside(into, last); err != nil {
-		return fmt.Errorf("cannot set aside what is in %s: %w", d.name, err)
+		return fail(err, "set aside what is in %s", d.name)
 	}
 	return nil
 }
@@ -274,9 +380,14 @@ func (d *Dir) setAside(into, last string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	into = asidePrefix + into
+	into = Aside(into)
 	if err := d.root.Mkdir(into, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
+	}
+	if info, err := d.root.Lstat(into); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return trap("use %s: it is no directory (%s)", d.Path(into), info.Mode())
 	}
 	if owner, err := inherited(d.root.Stat(".")); err != nil {
 		return err
@@ -301,6 +412,9 @@ func (d *Dir) setAside(into, last string) error {
 
 // asidePrefix begins the names of the directories that SetAside makes.
 const asidePrefix = "foreign-"
+
+// Aside is the directory that SetAside moves things into.
+func Aside(into string) string { return asidePrefix + into }
 
 // sync makes names in the directory survive a power cut: a rename that was not
 // followed by a sync of the directory may be gone.
@@ -328,14 +442,14 @@ func (d *Dir) TryLock(file string) (*Lock, error) {
 	}
 	f, err := d.root.OpenFile(file, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the lock %s: %w", d.Path(file), err)
-	}
-	if owner, err := inherited(d.root.Stat(path.Dir(file))); err == nil && owner != nil {
-		err = f.Chown(owner.UID, owner.GID)
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("cannot give the lock %s to its owner: %w", d.Path(file), err)
+		if trapped := d.Plain(file); trapped != nil {
+			return nil, trapped
 		}
+		return nil, fail(err, "open the lock %s", d.Path(file))
+	}
+	if err := d.give(f, file); err != nil {
+		f.Close()
+		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
@@ -345,6 +459,28 @@ func (d *Dir) TryLock(file string) (*Lock, error) {
 		return nil, fmt.Errorf("cannot lock %s: %w", d.Path(file), err)
 	}
 	return &Lock{f}, nil
+}
+
+// give gives a file that is open to the owner of its directory, as inherited has it.
+func (d *Dir) give(f *os.File, file string) error {
+	owner, err := inherited(d.root.Stat(path.Dir(file)))
+	if err != nil || owner == nil {
+		return nil // who cannot be asked is given nothing
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fail(err, "look at %s", d.Path(file))
+	}
+	if st := info.Sys().(*syscall.Stat_t); int(st.Uid) == owner.UID && int(st.Gid) == owner.GID {
+		return nil
+	}
+	if err := d.single(f, file); err != nil {
+		return err
+	}
+	if err := f.Chown(owner.UID, owner.GID); err != nil {
+		return fail(err, "give %s to its owner", d.Path(file))
+	}
+	return nil
 }
 
 // Unlock frees the lock.
