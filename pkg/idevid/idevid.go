@@ -58,6 +58,7 @@ type Program struct {
 	ekChain     []byte
 	content     *content // of the index; nil: it is not defined
 	hierarchies hierarchies
+	aside       []string // which certificates of another TPM this run has set aside
 	// resetRefused is why the lockout hierarchy would not serve in this run.
 	resetRefused error
 }

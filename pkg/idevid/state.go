@@ -31,7 +31,7 @@ func (s stateStep) Observe(context.Context) (step.Observation, error) {
 	record, err := identity.ReadEK(s.files)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		obs.State, obs.Detail = step.Present, "new"
+		obs.State, obs.Detail, obs.Warnings = step.Present, "new", s.aside
 		return obs, nil
 	case err != nil:
 		return obs, err
@@ -63,7 +63,13 @@ func (s stateStep) Act(context.Context, step.Observation) error {
 	if err != nil {
 		return err
 	}
-	return identity.SetAside(s.cfg, foreignName(record))
+	aside, err := identity.SetAside(s.cfg, foreignName(record))
+	for _, c := range aside {
+		// What a CA wants to know of a certificate that it shall revoke.
+		s.aside = append(s.aside, fmt.Sprintf("set aside: the certificate of %q, by %q, serial number %x; if the other board is out of use, have it revoked",
+			c.Subject, c.Issuer, c.SerialNumber))
+	}
+	return err
 }
 
 // foreignName names what was set aside by the TPM that made it: a digest of its
