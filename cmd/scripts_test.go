@@ -58,6 +58,7 @@ func TestScripts(t *testing.T) {
 				Dir:                 dir,
 				Setup:               setup,
 				Cmds:                commands,
+				Condition:           condition,
 				RequireExplicitExec: true,
 			})
 		})
@@ -103,6 +104,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"agent":     cmdAgent,
 	"keep":      cmdKeep,
 	"sample":    cmdSample,
+	"disk":      cmdDisk,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program on the root and demands

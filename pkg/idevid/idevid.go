@@ -82,15 +82,21 @@ func (p *Program) Steps() []step.Step {
 
 // prepare finds out, before the first change of the TPM, what would stop the
 // run afterwards: a secret or file that is not there, a name that cannot be
-// made.
+// made, no room on the disk.
 func (p *Program) prepare() error {
 	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll); err != nil {
 		return err
 	}
 	// The EK's name is not known yet; any other will do for a try.
-	_, err := p.name(make([]byte, 34))
-	return err
+	if _, err := p.name(make([]byte, 34)); err != nil {
+		return err
+	}
+	return p.files.Room(room)
 }
+
+// room is more than a run writes: the EK's record and chain, the key's blobs, the
+// request, the certificate and its CA, a page for each at least.
+const room = 32 << 10
 
 // vendor is what the TPM's vendor left in NV.
 type vendor struct {

@@ -81,7 +81,7 @@ func (p *Program) Steps() []step.Step {
 
 // prepare finds out, before the first change of the TPM, what would stop the
 // run afterwards: a secret or file that is not there, a name that cannot be
-// made, no PKCS#11 library.
+// made, no PKCS#11 library, no room on the disk.
 func (p *Program) prepare() error {
 	if err := identity.Ready(p.cfg, p.cfg.LDevID.Enroll); err != nil {
 		return err
@@ -89,9 +89,15 @@ func (p *Program) prepare() error {
 	if _, err := p.subject(); err != nil {
 		return err
 	}
-	_, err := p.module()
-	return err
+	if _, err := p.module(); err != nil {
+		return err
+	}
+	return p.files.Room(room)
 }
+
+// room is more than a run writes: PINs, certificates, and a store of 28 KiB with
+// its journal.
+const room = 64 << 10
 
 // parent is the SRK as the parent of others.
 func (p *Program) parent() tpm.Parent { return tpm.Parent{Key: p.srk} }

@@ -118,6 +118,10 @@ func (p *Program) emptyToken() (bool, error) {
 }
 
 func (p *Program) readToken() (*token.Token, error) {
+	// The group may write there, and SQLite follows links.
+	if err := p.shelf.Plain(token.DBName); err != nil {
+		return nil, err
+	}
 	st, err := token.OpenStore(p.shelf.Name(), token.ReadOnly)
 	if err != nil {
 		return nil, err
@@ -264,8 +268,7 @@ func (p *Program) roomFor(err error) error {
 
 // share opens the store to the group of the token's users.
 func (p *Program) share() error {
-	path := p.shelf.Path(token.DBName)
-	if err := os.Chmod(path, dbMode); err != nil {
+	if err := p.shelf.Chmod(token.DBName, dbMode); err != nil {
 		return fmt.Errorf("cannot open the store to its group: %w", err)
 	}
 	return nil
