@@ -2,6 +2,7 @@ package idevid
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -297,10 +299,35 @@ func (p *Program) define(hierarchy tpm2.TPMHandle, attributes tpm2.TPMANV, size 
 	p.vendor.indices = append(p.vendor.indices, tpm.IndexIDevID)
 	err := p.tpm.Define(hierarchy, tpm.IndexIDevID, attributes, size)
 	switch {
+	case errors.Is(err, tpm2.TPMRCNVSpace):
+		return step.Hint(err, "the TPM's memory is full: persistent keys, and %s; remove what nobody needs: tpm2_nvundefine, tpm2_evictcontrol", p.sizes())
 	case errors.Is(err, tpm2.TPMRCSize):
 		return step.As(step.Refused, "the certificate is larger than an index of this TPM: ask the CA for a smaller one, or use key = \"ecc-p256\"", err)
-	case hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused && !errors.Is(err, tpm2.TPMRCNVSpace):
+	case tpm.Denied(err) && p.cfg.TPM.PlatformAuth != "":
+		return err // by the secret that the configuration names
+	case hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused:
 		return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's")
 	}
 	return err
+}
+
+// sizes are the NV indices that are there, the largest first.
+func (p *Program) sizes() string {
+	var list []*tpm.Index
+	for _, handle := range p.vendor.indices {
+		// What cannot be looked at is left out: this is for a hint.
+		if index, err := p.tpm.Index(handle); err == nil {
+			list = append(list, index)
+		}
+	}
+	slices.SortFunc(list, func(a, b *tpm.Index) int { return cmp.Compare(b.DataSize, a.DataSize) })
+	var text []string
+	for _, index := range list {
+		text = append(text, fmt.Sprintf("%#x of %d bytes", uint32(index.NVIndex), index.DataSize))
+	}
+	const most = 8
+	if len(text) > most {
+		text = append(text[:most], fmt.Sprintf("%d smaller ones", len(text)-most))
+	}
+	return strings.Join(text, ", ")
 }

@@ -106,6 +106,9 @@ func (s ekKey) Act(_ context.Context, obs step.Observation) (err error) {
 		return err
 	}
 	loaded, err := s.tpm.CreatePrimary(tpm2.TPMRHEndorsement, template)
+	if tpm.Lacks(err) {
+		return step.Hint(fmt.Errorf("cannot make the EK: %w", err), "%s", lacking(certified))
+	}
 	if err != nil {
 		return fmt.Errorf("cannot make the EK: %w", err)
 	}
@@ -115,6 +118,14 @@ func (s ekKey) Act(_ context.Context, obs step.Observation) (err error) {
 			fmt.Errorf("cannot use the EK that this TPM makes: %s", why)))
 	}
 	return s.tpm.Persist(loaded, ekHandle(certified))
+}
+
+// lacking is the next action where the TPM cannot make the EK.
+func lacking(certified *ek.Entry) string {
+	if certified == nil {
+		return "this TPM has no RSA 2048, and no EK certificate says which key to make instead; ask the TPM's vendor for the certificate"
+	}
+	return fmt.Sprintf("this TPM cannot make the key that its certificate in NV %#x is for; is it this TPM's, and its template beside it the vendor's?", certified.Slot.Certificate)
 }
 
 // ekTemplate is what the EK is made from (EK Credential Profile 2.5, 2.2.1.4
