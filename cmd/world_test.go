@@ -91,12 +91,13 @@ func (t tb) Fatal(args ...any)         { t.ts.Fatalf("%s", fmt.Sprint(args...)) 
 func (t tb) Fatalf(f string, a ...any) { t.ts.Fatalf(f, a...) }
 func (t tb) Cleanup(f func())          { t.ts.Defer(f) }
 
-// tpm [rsa|ecc|high-rsa|high-ecc|none|malformed] [-unknown] [-other] [-padded] [-chain]
+// tpm [rsa|ecc|high-rsa|high-ecc|none|malformed] [-unknown] [-other] [-padded] [-chain] [-template|-nonce|-misplaced]
 // starts a TPM as its vendor delivers it: with a certificate for its RSA
 // (default) or P-256 key in the low or high range of the indices, with none, or
 // with rubbish in its place. The vendor's root is trusted, except with
 // -unknown; with -other the certificate is another TPM's, with -chain it is by
-// an intermediate CA whose certificate is in NV too.
+// an intermediate CA whose certificate is in NV too. The last three are what
+// ownTemplate does.
 func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 	w, t := theWorld(ts), tb{ts: ts}
 	if w.tpm != nil { // the disk goes to another board
@@ -131,6 +132,7 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 	}
+	template = ownTemplate(t, device, index, template, args)
 	var public any
 	if slices.Contains(args, "-other") {
 		other := tpmkit.Start(t)
