@@ -52,7 +52,7 @@ func (s stateStep) Observe(context.Context) (step.Observation, error) {
 		return obs, nil
 	}
 	obs.State, obs.Reason = step.Conflict, step.OtherTPM
-	obs.Detail = "it was made with another TPM: its endorsement key is not this one's"
+	obs.Detail = fmt.Sprintf("it was made with another TPM: its endorsement key is %s, this one's %s", foreignName(record), shortName(s.ek.Name))
 	obs.Hint = fmt.Sprintf("put the disk back into its board, or move what is in %s away, or set [run] on_foreign_state = \"discard\" to have that done", obs.Object)
 	return obs, nil
 }
@@ -80,8 +80,17 @@ func foreignName(record *identity.EK) string {
 		return "unknown"
 	}
 	name, err := tpm2.ObjectName(public)
-	if err != nil || len(name.Buffer) < 8 {
+	if err != nil {
 		return "unknown"
 	}
-	return hex.EncodeToString(name.Buffer[2:8])
+	return shortName(name.Buffer)
+}
+
+// shortName is the beginning of the digest in a key's name, which is that of {ek} in
+// the names of devices.
+func shortName(name []byte) string {
+	if len(name) < 8 {
+		return "unknown"
+	}
+	return hex.EncodeToString(name[2:8])
 }
