@@ -8,15 +8,21 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 )
 
 // condition is what scripts may ask about this machine: [mount], whether whoever
-// runs the tests may mount something that nobody else sees.
+// runs the tests may mount something that nobody else sees; [synchronised], whether
+// its clock is, by which dates alone may be held against a certificate.
 func condition(name string) (bool, error) {
-	if name != "mount" {
-		return false, fmt.Errorf("there is no condition %q", name)
+	switch name {
+	case "mount":
+		return exec.Command("unshare", append(namespace(), "mount", "-t", "tmpfs", "tmpfs", "/mnt")...).Run() == nil, nil
+	case "synchronised":
+		return clock.Read().Verified, nil
 	}
-	return exec.Command("unshare", append(namespace(), "mount", "-t", "tmpfs", "tmpfs", "/mnt")...).Run() == nil, nil
+	return false, fmt.Errorf("there is no condition %q", name)
 }
 
 // namespace are the arguments of unshare(1) for mounts of one's own.
@@ -30,7 +36,7 @@ func namespace() []string {
 // disks are how a disk may be: what makes it so, below "$STATE".
 var disks = map[string]string{
 	"full":      `! cat /dev/zero >"$STATE/ballast" 2>/dev/null`,
-	"read-only": `mount -o remount,ro "$STATE"`,
+	"read-only": `mount -o remount,bind,ro "$STATE"`,
 }
 
 // disk full|read-only puts the state of the device onto a disk of 1 MiB that is
@@ -59,9 +65,11 @@ func cmdDisk(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(os.WriteFile(filepath.Join(dir, "disk.sh"), []byte(`#!/bin/sh
 set -e
-mount -t tmpfs -o size=1m,mode=0755 tmpfs /mnt
-cp -a "$STATE/." /mnt
-mount --move /mnt "$STATE"
+copy=$(mktemp -d)
+cp -a "$STATE/." "$copy"
+mount -t tmpfs -o size=1m,mode=0755 tmpfs "$STATE"
+cp -a "$copy/." "$STATE"
+rm -r "$copy"
 `+disks[args[0]]+`
 exec "$@"
 `), 0o755))
