@@ -106,11 +106,12 @@ func (s ekKey) Act(_ context.Context, obs step.Observation) (err error) {
 		return err
 	}
 	loaded, err := s.tpm.CreatePrimary(tpm2.TPMRHEndorsement, template)
-	if tpm.Lacks(err) {
-		return step.Hint(fmt.Errorf("cannot make the EK: %w", err), "%s", lacking(certified))
-	}
 	if err != nil {
-		return fmt.Errorf("cannot make the EK: %w", err)
+		err = fmt.Errorf("cannot make the EK: %w", err)
+		if errors.Is(err, tpm.ErrLacking) {
+			err = step.Hint(err, "%s", lacking(certified))
+		}
+		return err
 	}
 	defer func() { err = errors.Join(err, loaded.Flush()) }()
 	if why := usableEK(&tpm.Key{Handle: loaded.Handle, Public: loaded.Public}, certified); why != "" {

@@ -48,11 +48,12 @@ func (s srk) Act(context.Context, step.Observation) (err error) {
 		return err
 	}
 	loaded, err := s.tpm.CreatePrimary(tpm2.TPMRHOwner, tpm.SRKTemplate)
-	if tpm.Lacks(err) {
-		return step.Hint(err, "this TPM has no keys on P-256; a storage root key of another kind that somebody puts at %#x is adopted: tpm2_createprimary, tpm2_evictcontrol", uint32(tpm.HandleSRK))
-	}
 	if err != nil {
-		return fmt.Errorf("cannot make the storage root key: %w", err)
+		err = fmt.Errorf("cannot make the storage root key: %w", err)
+		if errors.Is(err, tpm.ErrLacking) {
+			err = step.Hint(err, "it is on P-256; one of another kind that somebody puts at %#x is adopted: tpm2_createprimary, tpm2_evictcontrol", uint32(tpm.HandleSRK))
+		}
+		return err
 	}
 	defer func() { err = errors.Join(err, loaded.Flush()) }()
 	return s.tpm.Persist(loaded, tpm.HandleSRK)

@@ -246,8 +246,12 @@ func (d *Dir) Room(bytes int) error {
 	if err := d.open(true); err != nil {
 		return err
 	}
-	const try = ".room" // of a run that was cut here, another one takes it away
-	f, err := d.root.OpenFile(try, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	const try = ".room"
+	// It may be there, of a run that was cut here, and be of another user.
+	if err := d.root.Remove(try); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail(err, "write into %s", d.name)
+	}
+	f, err := d.root.OpenFile(try, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		_, err = f.Write(make([]byte, bytes))
 		err = errors.Join(err, f.Close(), d.root.Remove(try))

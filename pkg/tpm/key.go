@@ -115,7 +115,7 @@ func (t *TPM) CreatePrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) 
 		InPublic:      tpm2.New2B(template),
 	})
 	if err != nil {
-		return nil, failTemplate(failBy(hierarchy, err, "create a primary key"))
+		return nil, failBy(hierarchy, lacking(err), "create a primary key")
 	}
 	return t.loaded(rsp.ObjectHandle, rsp.Name, rsp.OutPublic)
 }
@@ -134,27 +134,23 @@ func (t *TPM) loaded(handle tpm2.TPMHandle, name tpm2.TPM2BName, public tpm2.TPM
 	return l, nil
 }
 
-// Lacks says whether the TPM refused a template for an algorithm, a curve or a size
-// that it does not have.
-func Lacks(err error) bool {
+// ErrLacking: the TPM has no keys as the template wants them.
+var ErrLacking = errors.New("the TPM lacks the algorithm, the curve or the size")
+
+// lacking adds ErrLacking to the error of a command that makes a key, where the
+// return code says so. Of the command's sessions, whose errors have a class
+// already, the same codes say something else.
+func lacking(err error) error {
+	if _, classed := errors.AsType[*step.Error](err); classed {
+		return err
+	}
 	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCType, tpm2.TPMRCAsymmetric, tpm2.TPMRCCurve, tpm2.TPMRCKeySize,
 		tpm2.TPMRCSymmetric, tpm2.TPMRCScheme, tpm2.TPMRCValue} {
 		if errors.Is(err, rc) {
-			return true
+			return fmt.Errorf("%w: %w", ErrLacking, err)
 		}
 	}
-	return false
-}
-
-// failTemplate adds to the error of a command that makes a key that another try is
-// of no use where the TPM lacks what the template says. Of other commands these
-// return codes may say something else.
-func failTemplate(err error) error {
-	if !Lacks(err) {
-		return err
-	}
-	return &step.Error{Class: step.Refused, Err: err,
-		Hint: "this TPM lacks the algorithm; choose the other key algorithm (key = \"ecc-p256\" or \"rsa-2048\")"}
+	return err
 }
 
 // Parent is a key that others are made under.
@@ -205,7 +201,7 @@ func (t *TPM) CreateChild(parent Parent, template tpm2.TPMTPublic, secret Sensit
 		return t.createAndLoad(parent, template, sensitive)
 	}
 	if err != nil {
-		return nil, Blob{}, failTemplate(fail(err, "create a key under %#x", uint32(parent.Handle)))
+		return nil, Blob{}, fail(lacking(err), "create a key under %#x", uint32(parent.Handle))
 	}
 	l, err := t.loaded(rsp.ObjectHandle, rsp.Name, rsp.OutPublic)
 	if err != nil {
@@ -235,7 +231,7 @@ func (t *TPM) create(parent Parent, template tpm2.TPMTPublic, sensitive tpm2.TPM
 	}
 	rsp, err := protected(t, tpm2.Create{ParentHandle: auth, InSensitive: sensitive, InPublic: tpm2.New2B(template)})
 	if err != nil {
-		return Blob{}, failTemplate(fail(err, "create an object under %#x", uint32(parent.Handle)))
+		return Blob{}, fail(lacking(err), "create an object under %#x", uint32(parent.Handle))
 	}
 	return Blob{Public: tpm2.Marshal(rsp.OutPublic), Private: tpm2.Marshal(rsp.OutPrivate)}, nil
 }

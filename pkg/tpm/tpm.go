@@ -141,7 +141,7 @@ func fail(err error, format string, args ...any) error {
 	case errors.Is(err, tpm2.TPMRCNVSpace):
 		class = step.Refused
 		hint = "the TPM's memory is full: tpm2_getcap handles-persistent and handles-nv-index show what takes it"
-	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCAsymmetric), errors.Is(err, tpm2.TPMRCKeySize),
+	case errors.Is(err, ErrLacking), errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCAsymmetric), errors.Is(err, tpm2.TPMRCKeySize),
 		errors.Is(err, tpm2.TPMRCSymmetric), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode):
 		class = step.Refused
 		hint = "this TPM lacks the algorithm or command; choose the other key algorithm (key = \"ecc-p256\" or \"rsa-2048\")"
