@@ -89,7 +89,7 @@ var homes = []home{
 	{[]string{"github.com/coreos/go-systemd/v22/*"}, []string{"pkg/systemd"}, "one place speaks with systemd"},
 	{[]string{"flag"}, []string{"pkg/cli", "cmd/*"}, "a package has arguments, not flags"},
 	{[]string{"log", "log/*"}, []string{"pkg/cli", "pkg/systemd"}, "what is said, and to whom, is decided in one place; all else returns errors"},
-	{[]string{"math/rand", "math/rand/v2"}, nil, "keys, PINs and challenges come from crypto/rand; jitter is backoff's"},
+	{[]string{"math/rand", "math/rand/v2"}, nil, "keys, PINs, challenges and jitter come from crypto/rand"},
 	{[]string{"testing", "testing/*"}, []string{"pkg/testkit/*"}, "no program has its tests in it"},
 }
 

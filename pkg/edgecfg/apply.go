@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -298,14 +296,8 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 			},
 		},
 	}
-	waits := backoff.NewExponentialBackOff()
-	waits.InitialInterval = p.keydWait
-	var said error // what keyd said last; the end of the budget says less
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		said = askOnce(ctx, &client, id, preloaded)
-		return struct{}{}, said
-	}, backoff.WithBackOff(waits), backoff.WithMaxElapsedTime(p.keydPatience))
-	if err == nil {
+	said := p.patiently(ctx, func() error { return askOnce(ctx, &client, id, preloaded) })
+	if said == nil {
 		return nil
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -318,11 +310,27 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 		fmt.Errorf("cannot use the agent's key %q over %s: %w", id, socket, said))
 }
 
+// patiently asks until keyd, which is about to start, gives the answer, and
+// returns what it said last. The service is this device's own: no jitter.
+func (p *Program) patiently(ctx context.Context, ask func() error) (said error) {
+	end := time.Now().Add(p.keydPatience)
+	for wait := p.keydWait; ; wait += wait / 2 {
+		if said = ask(); said == nil || time.Now().Add(wait).After(end) {
+			return said
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return said
+		}
+	}
+}
+
 // askOnce makes one request. What keyd says of a failure is little; its journal says more.
 func askOnce(ctx context.Context, client *http.Client, id string, preloaded bool) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://keyd.sock/keypair/"+id+"?api-version=2021-05-01", nil)
 	if err != nil {
-		return backoff.Permanent(err)
+		return err
 	}
 	answer, err := client.Do(request)
 	if err != nil {

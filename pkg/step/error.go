@@ -50,6 +50,10 @@ type Error struct {
 	// NotBefore is when a Temporary error is worth another try, as the other
 	// side said it (Retry-After); zero when it said nothing.
 	NotBefore time.Time
+	// Busy, Failures and Drawn are those of [Setback].
+	Busy     bool
+	Failures int
+	Drawn    bool
 	// Hint is the technician's next action.
 	Hint string
 	// Reason is set on the few errors that have one.
@@ -72,11 +76,11 @@ func As(class Class, hint string, err error) error {
 		return nil
 	}
 	if known, ok := errors.AsType[*Error](err); ok {
-		class = known.Class
-		if hint == "" {
-			hint = known.Hint
+		e := *known
+		if e.Err = err; hint != "" {
+			e.Hint = hint
 		}
-		return &Error{Class: class, NotBefore: known.NotBefore, Hint: hint, Reason: known.Reason, Err: err}
+		return &e
 	}
 	return &Error{Class: class, Hint: hint, Err: err}
 }
@@ -138,10 +142,15 @@ func HintOf(err error) string {
 	return ""
 }
 
-// notBefore is when err is worth another try, or zero.
-func notBefore(err error) time.Time {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e.NotBefore
+// setbackOf is what err says of the next try.
+func setbackOf(err error) Setback {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return Setback{}
 	}
-	return time.Time{}
+	s := Setback{Busy: e.Busy, Failures: e.Failures, Drawn: e.Drawn}
+	if !e.NotBefore.IsZero() {
+		s.After = time.Until(e.NotBefore)
+	}
+	return s
 }

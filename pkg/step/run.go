@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
 // Event is what a run tells while it goes on.
@@ -30,6 +28,8 @@ type Runner struct {
 	Steps []Step
 	// Budget is the time for the whole run, waiting included.
 	Budget time.Duration
+	// Draw is that of [Waits].
+	Draw func(limit time.Duration) time.Duration
 	// Notify is told of each step that ended and of each failed try.
 	Notify func(Event)
 }
@@ -43,15 +43,6 @@ type Row struct {
 	Error string `json:"error,omitempty"`
 	Err   error  `json:"-"`
 }
-
-// The waits between two tries of a step, where the other side names none:
-// they double from the first to the longest, each drawn anew between nothing
-// and twice its mean, so that ten thousand devices that were powered on in the
-// same second do not come back in the same second.
-const (
-	firstWait   = time.Second
-	longestWait = time.Minute
-)
 
 // Run brings every step to Present, or stops at the first that cannot be.
 func (r *Runner) Run(ctx context.Context) error {
@@ -68,10 +59,7 @@ func (r *Runner) Run(ctx context.Context) error {
 
 func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 	begin := time.Now()
-	waits := backoff.NewExponentialBackOff()
-	waits.InitialInterval, waits.MaxInterval = firstWait, longestWait
-	waits.Multiplier, waits.RandomizationFactor = 2, 1
-
+	waits := Waits{Draw: r.Draw}
 	changed := false
 	for {
 		obs, acted, err := once(ctx, s)
@@ -83,13 +71,12 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 		if ClassOf(err) != Temporary || errors.Is(err, context.Canceled) {
 			return err
 		}
-		wait := waits.NextBackOff()
-		if at := notBefore(err); !at.IsZero() {
-			// The server's own time is kept, and a little of our own jitter is
-			// laid on it: every device was told the same number.
-			wait = max(time.Until(at), 0) + wait/4
-		}
-		if time.Now().Add(wait).After(deadline) {
+		setback := setbackOf(err)
+		wait, inTime := waits.Next(setback, time.Until(deadline))
+		if !inTime {
+			if setback.Busy && !setback.Drawn {
+				err = errors.Join(err, postpone(s, time.Now().Add(wait), setback.Failures+waits.Failures()))
+			}
 			return &Error{Class: Temporary, Hint: HintOf(err), Reason: ReasonOf(err),
 				Err: fmt.Errorf("gave up for now, the budget of %s is spent: %w", r.Budget, err)}
 		}
@@ -100,6 +87,14 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// postpone has a step keep when the next try is worth it, if it can.
+func postpone(s Step, until time.Time, failures int) error {
+	if p, ok := s.(Postponer); ok {
+		return p.Postpone(until, failures)
+	}
+	return nil
 }
 
 // maxMoves bounds the moves of one try: a step whose object takes more than a

@@ -107,3 +107,11 @@ type Step interface {
 	// Act makes one move towards Present. It may be cut anywhere.
 	Act(context.Context, Observation) error
 }
+
+// Postponer is a Step that keeps for later runs when another try is worth it,
+// and how often the other side was busy, where this one gives up. The next run is
+// told by the fields of [Error].
+type Postponer interface {
+	Step
+	Postpone(until time.Time, failures int) error
+}
