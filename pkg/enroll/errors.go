@@ -15,9 +15,9 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
 
-// longestRetryAfter bounds what a server may ask for: a device that is told to come back next year
-// has been told nonsense.
-const longestRetryAfter = time.Hour
+// longestRetryAfter bounds what a server may ask for. A CA that has a day of work before it may say so; a device that
+// is told to come back next year has been told nonsense.
+const longestRetryAfter = 24 * time.Hour
 
 func (e *Enroller) hint(format string, args ...any) string {
 	return fmt.Sprintf("[%s]: ", e.options.Section) + fmt.Sprintf(format, args...)
@@ -79,7 +79,7 @@ func (e *Enroller) later(answer *est.Error, hint string, err error) error {
 	if latest := time.Now().Add(longestRetryAfter); notBefore.After(latest) {
 		notBefore = latest
 	}
-	return &step.Error{Class: step.Temporary, NotBefore: notBefore, Hint: e.hint("%s", hint), Err: err}
+	return &step.Error{Class: step.Temporary, Busy: true, NotBefore: notBefore, Hint: e.hint("%s", hint), Err: err}
 }
 
 // unverified is for a server that did not prove who it is.

@@ -10,6 +10,7 @@
 //	next.pem         a renewed certificate that is not in use yet, as
 //	next-ca.pem      certificate.pem and ca.pem
 //	refused.json     when the server said no, and to what
+//	later.json       when the server wants to be asked again
 //
 // Certificates are public (0644 in directories of 0755), because the agent
 // reads them; what only the TPM can use is 0600 all the same.

@@ -96,7 +96,7 @@ func (o Order) place(ctx context.Context, send func(*enroll.Enroller, context.Co
 		NoExpiry:   o.NoExpiry,
 		At:         o.Clock().Time,
 	}})
-	if err := errors.Join(err, o.remember(err)); err != nil {
+	if err := errors.Join(o.since(err), o.remember(err)); err != nil {
 		return nil, err
 	}
 	return result, nil

@@ -139,7 +139,7 @@ func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {
 		} else if staged != nil {
 			obs.State, obs.Detail = step.Partial, "the certificate is on disk but not in the TPM"
 		} else {
-			obs.Detail = identity.RefusedUntil(s.files)
+			obs.Detail = identity.NotYet(s.files)
 		}
 		return obs, nil
 	}
@@ -256,12 +256,18 @@ func (p *Program) enrol(ctx context.Context) (*devid.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	return identity.Enrol(ctx, identity.Order{
+	p.order = identity.Order{
 		Config: p.cfg, Enroll: p.cfg.IDevID.Enroll, Section: "idevid.enroll",
 		Files: p.files, Clock: p.clock,
 		Key: signer.Public(), Subject: subject, NoExpiry: true,
 		Sign: func() ([]byte, error) { return devid.CSR(signer, subject) },
-	})
+	}
+	return identity.Enrol(ctx, p.order)
+}
+
+// Postpone keeps when the CA is to be asked again.
+func (s idevidCertificate) Postpone(until time.Time, failures int) error {
+	return s.order.Postpone(until, failures)
 }
 
 // name is the subject that the IDevID certificate must carry, on a TPM whose EK

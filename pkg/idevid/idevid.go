@@ -57,6 +57,7 @@ type Program struct {
 	ekRecord    identity.EK
 	ekChain     []byte
 	content     *content // of the index; nil: it is not defined
+	order       identity.Order
 	hierarchies hierarchies
 	aside       []string // which certificates of another TPM this run has set aside
 	// resetRefused is why the lockout hierarchy would not serve in this run.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
@@ -30,7 +31,7 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 	}
 	chain, err := identity.ReadChain(s.files)
 	if errors.Is(err, fs.ErrNotExist) {
-		obs.Detail = identity.RefusedUntil(s.files)
+		obs.Detail = identity.NotYet(s.files)
 		return obs, nil
 	}
 	if err != nil {
@@ -84,26 +85,30 @@ func (s ldevidCertificate) Act(ctx context.Context, _ step.Observation) error {
 	if next, err := s.next(public); err != nil || next != nil {
 		return errors.Join(err, s.takeOver(next))
 	}
-	order, err := s.order(public)
-	if err != nil {
+	if s.order, err = s.newOrder(public); err != nil {
 		return err
 	}
-	order.Sign = func() ([]byte, error) { return s.request(order.Subject) }
+	s.order.Sign = func() ([]byte, error) { return s.request(s.order.Subject) }
 	if s.expired(public) && !identity.HasSecret(s.cfg, s.cfg.LDevID.Enroll) {
 		// The password was for the first day. The manufacturer's identity is for ever.
-		order.Enroll.Method = config.MethodMTLS
+		s.order.Enroll.Method = config.MethodMTLS
 	}
-	if order.Enroll.Method == config.MethodMTLS {
-		if order.Identity, err = s.tlsIdentity(); err != nil {
+	if s.order.Enroll.Method == config.MethodMTLS {
+		if s.order.Identity, err = s.tlsIdentity(); err != nil {
 			return err
 		}
 	}
-	_, err = identity.Enrol(ctx, order)
+	_, err = identity.Enrol(ctx, s.order)
 	return err
 }
 
-// order is that of a certificate for a key, without what signs and proves it.
-func (p *Program) order(public crypto.PublicKey) (identity.Order, error) {
+// Postpone keeps when the CA is to be asked again.
+func (s ldevidCertificate) Postpone(until time.Time, failures int) error {
+	return s.order.Postpone(until, failures)
+}
+
+// newOrder is that of a certificate for a key, without what signs and proves it.
+func (p *Program) newOrder(public crypto.PublicKey) (identity.Order, error) {
 	subject, err := p.subject()
 	return identity.Order{
 		Config: p.cfg, Enroll: p.cfg.LDevID.Enroll, Section: "ldevid.enroll",

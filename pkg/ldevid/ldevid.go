@@ -54,6 +54,7 @@ type Program struct {
 	coming      *token.Key // those of the key that is to take its place; nil: none
 	earlier     *token.Key // those of the key that a renewal has replaced; nil: none
 	key         *tpm.Key   // the LDevID at its handle; nil: none
+	order       identity.Order
 }
 
 // New makes a run. It reads nothing and changes nothing.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -183,7 +184,7 @@ func (p *Program) next(public crypto.PublicKey) (*identity.Next, error) {
 	}
 	if err == nil {
 		var order identity.Order
-		if order, err = p.order(public); err != nil {
+		if order, err = p.newOrder(public); err != nil {
 			return nil, err
 		}
 		_, err = identity.Check(next.Chain, devid.Expect{
@@ -223,17 +224,26 @@ func (s *renewal) Act(ctx context.Context, obs step.Observation) error {
 
 // reenrol asks for the next certificate with the one in use.
 func (p *Program) reenrol(ctx context.Context, chain *devid.Chain, key, coming crypto.Signer) error {
-	order, err := p.order(coming.Public())
+	order, err := p.newOrder(coming.Public())
 	if err != nil {
 		return err
 	}
+	if order.Enroll.Method != config.MethodCA {
+		order.Enroll.Method = config.MethodMTLS
+	}
 	order.Identity = identity.TLS(chain, key)
 	order.Sign = func() ([]byte, error) { return devid.CSR(coming, order.Subject) }
+	p.order = order
 	return identity.Renew(ctx, order)
 }
 
+// Postpone keeps when the CA is to be asked again.
+func (s *renewal) Postpone(until time.Time, failures int) error {
+	return s.order.Postpone(until, failures)
+}
+
 func (p *Program) prove(ctx context.Context, next *identity.Next, coming crypto.Signer) error {
-	order, err := p.order(coming.Public())
+	order, err := p.newOrder(coming.Public())
 	if err != nil {
 		return err
 	}
