@@ -130,6 +130,10 @@ bench: ## what a device's identities take, beside the way of the reference scrip
 	@$(MAKE) --no-print-directory build
 	@$(GO) run -tags $(TAGS) ./scripts/bench $(BENCHFLAGS)
 
+.PHONY: herd
+herd: ## what becomes of a CA when 10,000 and 1,000,000 devices are powered on at once; plots in build/herd
+	@$(GO) run -tags $(TAGS) ./scripts/herd $(HERDFLAGS)
+
 .PHONY: deps
 deps: ## install the packages of Debian that are missing; "make test" and "make demo" do it too
 	@scripts/deps
