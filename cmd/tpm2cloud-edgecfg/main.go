@@ -39,5 +39,5 @@ func open(cfg *config.Config) (cli.Session, error) {
 		}
 		return err
 	}
-	return cli.Session{Steps: program.Steps(), Clock: clock.Read(), Close: func() error { return nil }, Verb: refresh}, nil
+	return cli.Session{Steps: program.Steps(), Clock: func() clock.Clock { return clock.Read() }, Close: func() error { return nil }, Verb: refresh}, nil
 }

@@ -52,7 +52,7 @@ func (o *options) open(cfg *config.Config) (cli.Session, error) {
 	}
 	program := ldevid.New(cfg, t, device.New(cfg.Root(), cfg.Device), now)
 	return cli.Session{
-		Steps: program.Steps(), Clock: now(), Close: t.Close,
+		Steps: program.Steps(), Clock: now, Close: t.Close,
 		Verb:      func(_ string, out io.Writer) error { return due(program, now(), out) },
 		VerbSteps: func(string) []step.Step { return program.RenewalSteps(o.Renewal) },
 	}, nil

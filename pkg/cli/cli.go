@@ -46,7 +46,7 @@ type Program struct {
 // Session is a program that is ready.
 type Session struct {
 	Steps []step.Step
-	Clock clock.Clock // that certificates are judged at
+	Clock func() clock.Clock // that certificates are judged at
 	Close func() error
 	// Verb does one of the program's own verbs.
 	Verb func(verb string, out io.Writer) error
@@ -235,11 +235,12 @@ func (r *run) provision(ctx context.Context, verb string) error {
 			r.warn("%v", cerr)
 		}
 	}()
-	if err := session.Clock.Err(); err != nil {
+	now, err := r.await(ctx, session.Clock, end)
+	if err != nil {
 		return err
 	}
-	if !session.Clock.Verified {
-		r.warn("clock unverified: %s", session.Clock.Why)
+	if !now.Verified {
+		r.warn("clock unverified: %s", now.Why)
 	}
 	steps := session.Steps
 	if verb != "" {
@@ -278,6 +279,31 @@ func (r *run) lock(ctx context.Context, state *store.Dir, end time.Time) (*store
 		}
 	}
 }
+
+// await waits while the clock is ahead beyond belief: every certificate would
+// be expired, and who sets such a clock right does it soon after the boot.
+func (r *run) await(ctx context.Context, read func() clock.Clock, end time.Time) (clock.Clock, error) {
+	for said := false; ; {
+		now := read()
+		err := now.Err()
+		if err == nil || time.Now().Add(clockPoll).After(end) {
+			return now, err
+		}
+		if !said {
+			r.say(systemd.Warning, systemd.Waiting, nil, "waiting: %v", err)
+			systemd.Status("waiting: %v", err)
+			said = true
+		}
+		select {
+		case <-time.After(clockPoll):
+		case <-ctx.Done():
+			return now, ctx.Err()
+		}
+	}
+}
+
+// clockPoll is how often the clock is read while it is waited for.
+const clockPoll = time.Second
 
 // event tells of one step.
 func (r *run) event(e step.Event) {
@@ -330,15 +356,18 @@ func (r *run) writeJSON(v any) {
 
 // status shows every step.
 func (r *run) status(ctx context.Context, session Session) error {
-	rows := step.Observe(ctx, session.Steps)
+	rows, now := step.Observe(ctx, session.Steps), session.Clock()
 	if r.json {
 		r.writeJSON(struct {
 			Program string     `json:"program"`
 			Clock   clockState `json:"clock"`
 			Steps   []step.Row `json:"steps"`
-		}{r.Name, clockState{session.Clock.Verified, session.Clock.Time}, rows})
+		}{r.Name, clockState{now.Verified, now.Time, now.Why}, rows})
 	} else {
 		r.table(rows)
+		if !now.Verified {
+			fmt.Fprintf(r.stdout, "clock unverified: %s\n", now.Why)
+		}
 	}
 	for _, row := range rows {
 		if row.Err != nil {
@@ -358,6 +387,7 @@ func (r *run) status(ctx context.Context, session Session) error {
 type clockState struct {
 	Verified bool      `json:"verified"`
 	Time     time.Time `json:"time"`
+	Why      string    `json:"why,omitempty"` // it is not verified
 }
 
 func (r *run) table(rows []step.Row) {

@@ -11,6 +11,7 @@
 package clock
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strconv"
@@ -46,7 +47,9 @@ func Judge(now time.Time, synchronised bool, built time.Time, floors ...time.Tim
 	c := Clock{Time: now, Verified: synchronised}
 	if !synchronised {
 		c.Why = "the kernel does not call the clock synchronised"
-		c.ahead = !built.IsZero() && now.After(built.Add(horizon))
+		if c.ahead = !built.IsZero() && now.After(built.Add(horizon)); c.ahead {
+			c.Why = c.beyond()
+		}
 	}
 	raise := func(floor time.Time, what string) {
 		if floor.After(c.Time) {
@@ -69,7 +72,11 @@ func (c Clock) Err() error {
 		return nil
 	}
 	return step.As(step.Temporary, "set the clock, or let it be synchronised: timedatectl shows how it stands",
-		fmt.Errorf("cannot judge certificates: the clock stands at %s, which nobody vouches for", date(c.Time)))
+		errors.New("cannot judge certificates: "+c.beyond()))
+}
+
+func (c Clock) beyond() string {
+	return fmt.Sprintf("the clock stands at %s, which nobody vouches for", date(c.Time))
 }
 
 func date(t time.Time) string { return t.UTC().Format(time.RFC3339) }

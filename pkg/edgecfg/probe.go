@@ -93,7 +93,7 @@ func (p *Program) judgeProbe(w *wanted, roots []*x509.Certificate, err error) er
 		}
 		return step.As(step.ServerRefused, "see [edge.est] username and password", unsafe)
 	case status == http.StatusAccepted, status == http.StatusTooManyRequests, status >= 500:
-		return &step.Error{Class: step.Temporary, NotBefore: answer.RetryAfter, Err: unsafe}
+		return &step.Error{Class: step.Temporary, Busy: true, NotBefore: answer.RetryAfter, Err: unsafe}
 	}
 	return step.As(step.ServerRefused, "see [edge.est] server and label", unsafe)
 }
