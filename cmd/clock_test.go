@@ -24,14 +24,21 @@ import (
 // waits are none, so that a run takes as long as its tries.
 func (b *board) at(t *testing.T, now func() clock.Clock, failed func(step.Event)) error {
 	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	opened := tpm.New(b.tpm.Open(t), tpm.Secrets{})
+	failures := 0
 	runner := step.Runner{Steps: idevidSteps(b.cfg, opened, device.New(b.root, b.cfg.Device), now), Budget: time.Minute,
 		Draw: func(time.Duration) time.Duration { return 0 }, Notify: func(e step.Event) {
-			if e.Err != nil {
-				failed(e)
+			if e.Err == nil {
+				return
+			}
+			failed(e)
+			if failures++; failures > 5 {
+				cancel() // it is not about to succeed
 			}
 		}}
-	err := runner.Run(context.Background())
+	err := runner.Run(ctx)
 	return errors.Join(err, opened.Close())
 }
 
