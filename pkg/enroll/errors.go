@@ -71,7 +71,7 @@ func (e *Enroller) credentials() string {
 	case config.MethodSecret:
 		return "the server does not take the secret"
 	}
-	return "the server does not take the device's IDevID: its CA must be known there, and the device be allowed"
+	return "the server does not take the device's certificate: its CA must be known there, and the device be allowed"
 }
 
 func (e *Enroller) later(answer *est.Error, hint string, err error) error {

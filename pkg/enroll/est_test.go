@@ -234,7 +234,7 @@ func TestErrors(t *testing.T) {
 			b.cfg.Method = config.MethodMTLS
 			c := pki.NewCA(t, "x", nil).Server(t)
 			b.options.Identity = &c
-		}, step.ServerRefused, "401", "does not take the device's IDevID", 2, 0},
+		}, step.ServerRefused, "401", "does not take the device's certificate", 2, 0},
 		"IDevID refused by TLS": {func(t *testing.T, b *bench) {
 			b.cfg.Method = config.MethodMTLS
 			c := pki.NewCA(t, "x", nil).Server(t)
