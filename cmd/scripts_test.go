@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -99,6 +101,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"secret":    cmdSecret,
 	"pkcs11":    cmdPKCS11,
 	"mode":      cmdMode,
+	"await":     cmdAwait,
 	"keyd":      cmdKeyd,
 	"expire":    cmdExpire,
 	"agent":     cmdAgent,
@@ -173,5 +176,25 @@ func cmdMode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[1] {
 		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+// await FILE [PATTERN] waits until a file is there, or until it holds a match: for
+// what a program in the background has come to.
+func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: await FILE [PATTERN]")
+	}
+	pattern, err := regexp.Compile(strings.Join(args[1:], ""))
+	ts.Check(err)
+	file := ts.MkAbs(args[0])
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		data, err := os.ReadFile(file)
+		if err == nil && pattern.Match(data) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s has not come to hold %q: %v\n%s", file, pattern, err, data)
+		}
 	}
 }

@@ -120,6 +120,8 @@ func (r *run) main(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// A second signal ends the program at once, whatever it is at.
+	context.AfterFunc(ctx, stop)
 	if verb == "" || r.hasSteps(verb) {
 		return r.provision(ctx, verb)
 	}
@@ -254,23 +256,25 @@ func (r *run) provision(ctx context.Context, verb string) error {
 	return nil
 }
 
-// lock waits for its turn.
+// lock waits for its turn, and says for whom.
 func (r *run) lock(ctx context.Context, state *store.Dir, end time.Time) (*store.Lock, error) {
-	for said := false; ; {
+	for said := ""; ; {
 		lock, err := state.TryLock("lock")
-		if !errors.Is(err, store.ErrLocked) {
+		locked, ok := errors.AsType[*store.LockedError](err)
+		switch {
+		case !ok:
 			if errors.Is(err, os.ErrPermission) {
 				err = step.As(step.Permission, "run as root", err)
 			}
 			return lock, err
+		case time.Now().After(end):
+			return nil, step.As(step.Temporary, "let that program end, or end it; systemctl status 'tpm2cloud-*' shows what the units wait for",
+				fmt.Errorf("gave up for now, the budget of %s is spent: %w", time.Duration(r.cfg.Run.Budget), locked))
 		}
-		if time.Now().After(end) {
-			return nil, step.As(step.Temporary, "", err)
-		}
-		if !said {
-			r.say(systemd.Notice, "", nil, "waiting: %v", err)
-			systemd.Status("waiting: %v", err)
-			said = true
+		if now := locked.Error(); now != said {
+			r.say(systemd.Notice, "", nil, "waiting: %s", now)
+			systemd.Status("waiting: %s", now)
+			said = now
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):

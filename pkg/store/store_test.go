@@ -132,8 +132,10 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.TryLock("lock"); !errors.Is(err, ErrLocked) {
-		t.Errorf("locked twice: %v", err)
+	_, err = d.TryLock("lock")
+	locked, ok := errors.AsType[*LockedError](err)
+	if !ok || locked.Path != d.Path("lock") || locked.Holder != os.Getpid() {
+		t.Errorf("locked twice: %v, %+v", err, locked)
 	}
 	if err := lock.Unlock(); err != nil {
 		t.Fatal(err)
