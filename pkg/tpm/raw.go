@@ -58,13 +58,13 @@ func (t *TPM) raw(cc tpm2.TPMCC, hierarchy tpm2.TPMHandle, parameters []byte) er
 	body = append(append(body, area...), parameters...)
 
 	command := binary.BigEndian.AppendUint16(nil, tagSessions)
-	command = binary.BigEndian.AppendUint32(command, uint32(10+len(body)))
+	command = binary.BigEndian.AppendUint32(command, uint32(headerSize+len(body)))
 	command = binary.BigEndian.AppendUint32(command, uint32(cc))
 	answer, err := t.transport.Send(append(command, body...))
 	if err != nil {
 		return err
 	}
-	if len(answer) < 10 {
+	if len(answer) < headerSize {
 		return step.Fail(step.Refused, "the TPM's answer has %d bytes, less than a header", len(answer))
 	}
 	if rc := tpm2.TPMRC(binary.BigEndian.Uint32(answer[6:])); rc != tpm2.TPMRCSuccess {
@@ -73,10 +73,10 @@ func (t *TPM) raw(cc tpm2.TPMCC, hierarchy tpm2.TPMHandle, parameters []byte) er
 	}
 	// After the header: the size of the parameters, which is zero, then the
 	// session's answer.
-	if len(answer) < 14 || binary.BigEndian.Uint32(answer[10:]) != 0 {
+	if len(answer) < headerSize+4 || binary.BigEndian.Uint32(answer[headerSize:]) != 0 {
 		return step.Fail(step.Refused, "the TPM's answer is malformed")
 	}
-	response, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](answer[14:])
+	response, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](answer[headerSize+4:])
 	if err != nil {
 		return step.Fail(step.Refused, "the TPM's answer is malformed: %w", err)
 	}

@@ -33,7 +33,6 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
-	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
@@ -61,7 +60,7 @@ func Open(device string, secrets Secrets) (*TPM, error) {
 	var t transport.TPMCloser
 	var err error
 	if path, ok := strings.CutPrefix(device, "unix:"); ok {
-		t, err = linuxudstpm.Open(path)
+		t, err = openSocket(path)
 	} else {
 		t, err = linuxtpm.Open(device)
 	}
@@ -111,7 +110,7 @@ func (r retry) Send(command []byte) ([]byte, error) {
 }
 
 func busy(answer []byte) bool {
-	if len(answer) < 10 {
+	if len(answer) < headerSize {
 		return false
 	}
 	switch tpm2.TPMRC(uint32(answer[6])<<24 | uint32(answer[7])<<16 | uint32(answer[8])<<8 | uint32(answer[9])) {
