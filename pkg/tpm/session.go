@@ -179,23 +179,33 @@ func (t *TPM) endorsementPolicy(parent tpm2.TPMTPublic) (tpm2.Session, error) {
 		return nil, step.Fail(step.Refused, "cannot use the EK: its authorisation policy %x is that of no TCG template", parent.AuthPolicy.Buffer)
 	}
 	return tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, func(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-		_, err := tpm2.PolicySecret{
-			AuthHandle:    t.hierarchy(tpm2.TPMRHEndorsement),
-			PolicySession: session,
-			NonceTPM:      nonce,
-		}.Execute(tpm)
+		err := t.satisfy(tpm, session, nonce, high)
 		if err != nil {
-			return failBy(tpm2.TPMRHEndorsement, err, "authorise the use of the EK")
+			// go-tpm forgets such a session, and the TPM has a slot less.
+			_, _ = tpm2.FlushContext{FlushHandle: session}.Execute(tpm) // the policy's error is the one to tell
 		}
-		if !high {
-			return nil
-		}
-		_, err = tpm2.PolicyOr{PolicySession: session, PHashList: tpm2.TPMLDigest{Digests: []tpm2.TPM2BDigest{
-			{Buffer: policyA()}, {Buffer: policyC},
-		}}}.Execute(tpm)
-		if err != nil {
-			return fail(err, "satisfy the policy of the EK")
-		}
-		return nil
+		return err
 	}), nil
+}
+
+// satisfy does what the policy of an EK demands.
+func (t *TPM) satisfy(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce, high bool) error {
+	_, err := tpm2.PolicySecret{
+		AuthHandle:    t.hierarchy(tpm2.TPMRHEndorsement),
+		PolicySession: session,
+		NonceTPM:      nonce,
+	}.Execute(tpm)
+	if err != nil {
+		return failBy(tpm2.TPMRHEndorsement, err, "authorise the use of the EK")
+	}
+	if !high {
+		return nil
+	}
+	_, err = tpm2.PolicyOr{PolicySession: session, PHashList: tpm2.TPMLDigest{Digests: []tpm2.TPM2BDigest{
+		{Buffer: policyA()}, {Buffer: policyC},
+	}}}.Execute(tpm)
+	if err != nil {
+		return fail(err, "satisfy the policy of the EK")
+	}
+	return nil
 }

@@ -140,6 +140,9 @@ func fail(err error, format string, args ...any) error {
 	case errors.Is(err, tpm2.TPMRCNVSpace):
 		class = step.Refused
 		hint = "the TPM's memory is full: tpm2_getcap handles-persistent and handles-nv-index show what takes it"
+	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCObjectHandles), errors.Is(err, tpm2.TPMRCSessionMemory),
+		errors.Is(err, tpm2.TPMRCSessionHandles), errors.Is(err, tpm2.TPMRCContextGap), errors.Is(err, tpm2.TPMRCMemory):
+		hint = "other programs keep objects or sessions in the TPM, or have left them there: tpm2_flushcontext -t, -l and -s remove them, and so does a restart"
 	case errors.Is(err, ErrLacking), errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCAsymmetric), errors.Is(err, tpm2.TPMRCKeySize),
 		errors.Is(err, tpm2.TPMRCSymmetric), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode):
 		class = step.Refused
