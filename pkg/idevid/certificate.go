@@ -312,7 +312,7 @@ func (p *Program) define(hierarchy tpm2.TPMHandle, attributes tpm2.TPMANV, size 
 	case tpm.Denied(err) && p.cfg.TPM.PlatformAuth != "":
 		return err // by the secret that the configuration names
 	case hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused:
-		return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's")
+		return step.Hint(err, "the firmware has closed the platform hierarchy: [idevid] storage = \"owner\" keeps the certificate in the owner's; if it was open once, somebody else has closed it since the last reset, and a restart opens it")
 	}
 	return err
 }
