@@ -25,6 +25,7 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
@@ -123,8 +124,16 @@ func (d *Dir) create() error {
 		os.Remove(fresh)
 		return fail(err, "give %s to the owner of %s", d.name, filepath.Dir(d.name))
 	}
-	if err := os.Rename(fresh, d.name); err != nil {
+	// Another program may be making it at this moment, and lock a file in it at
+	// the next: what is there stays. (A plain rename replaces an empty directory.)
+	err = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, d.name, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) { // a file system that cannot, like JFFS2
+		err = os.Rename(fresh, d.name)
+	}
+	if err != nil {
 		os.Remove(fresh)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err, "create %s", d.name)
 	}
 	f, err := os.Open(filepath.Dir(d.name))

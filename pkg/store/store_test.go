@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -225,5 +226,43 @@ func TestSetAside(t *testing.T) {
 	}
 	if err := d.SetAside("y", "last"); err != nil || d.Has("foreign-y") {
 		t.Errorf("nothing was left to set aside: %v", err)
+	}
+}
+
+// Programs that start at one moment make the directory at one moment: they all
+// come to have the same one, or they would hold the same lock side by side.
+func TestCreateTogether(t *testing.T) {
+	for range 50 {
+		name := filepath.Join(t.TempDir(), "a/b")
+		const programs = 4
+		var locks [programs]*Lock
+		var errs [programs]error
+		var together, all sync.WaitGroup
+		together.Add(programs)
+		for i := range programs {
+			d := Open(name, 0o755)
+			t.Cleanup(func() { d.Close() })
+			all.Go(func() {
+				together.Done()
+				together.Wait()
+				locks[i], errs[i] = d.TryLock("lock")
+			})
+		}
+		all.Wait()
+		held := 0
+		for i, err := range errs {
+			if locks[i] != nil {
+				held++
+				locks[i].Unlock()
+			} else if _, ok := errors.AsType[*LockedError](err); !ok {
+				t.Error(err)
+			}
+		}
+		if held != 1 {
+			t.Fatalf("%d programs hold the lock: %v", held, errs)
+		}
+		if left, err := os.ReadDir(filepath.Dir(name)); err != nil || len(left) != 1 {
+			t.Errorf("left over: %v, %v", left, err)
+		}
 	}
 }
