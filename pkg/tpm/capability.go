@@ -46,10 +46,15 @@ func (t *TPM) State() (State, error) {
 	return s, err
 }
 
-// properties reads a group of properties from one on, with one command on most
-// TPMs.
+// propertyGroup is the number of properties in a group (PT_GROUP, Part 2, clause
+// 6.13).
+const propertyGroup = 0x100
+
+// properties reads a group of properties from its first one on, with one command
+// on most TPMs.
 func (t *TPM) properties(from tpm2.TPMPT, set func(tpm2.TPMPT, uint32)) error {
-	for next := uint32(from); ; {
+	next, end := uint32(from), uint32(from)+propertyGroup
+	for {
 		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: next, PropertyCount: 127}.Execute(t.transport)
 		if err != nil {
 			return fail(err, "read the properties of the TPM")
@@ -59,14 +64,23 @@ func (t *TPM) properties(from tpm2.TPMPT, set func(tpm2.TPMPT, uint32)) error {
 			return step.Fail(step.Refused, "cannot read the properties of the TPM: %w", err)
 		}
 		for _, p := range list.TPMProperty {
+			if uint32(p.Property) < next {
+				return step.Fail(step.Refused, "cannot read the properties of the TPM: it gave %#x where %#x or a later one was asked for", uint32(p.Property), next)
+			}
+			if uint32(p.Property) >= end {
+				return nil // of the next group
+			}
 			set(p.Property, p.Value)
 			next = uint32(p.Property) + 1
 		}
-		if !rsp.MoreData || len(list.TPMProperty) == 0 {
+		if !rsp.MoreData || len(list.TPMProperty) == 0 || next == end {
 			return nil
 		}
 	}
 }
+
+// mostIndices is more than the memory of any TPM has room for.
+const mostIndices = 1024
 
 // Indices lists the NV indices that are defined.
 func (t *TPM) Indices() ([]tpm2.TPMHandle, error) {
@@ -81,10 +95,17 @@ func (t *TPM) Indices() ([]tpm2.TPMHandle, error) {
 		if err != nil {
 			return nil, step.Fail(step.Refused, "cannot list the NV indices: %w", err)
 		}
-		all = append(all, list.Handle...)
+		for _, h := range list.Handle {
+			// One that does not get on could be asked for ever.
+			if uint32(h) < next || len(all) == mostIndices {
+				return nil, step.Fail(step.Refused, "cannot list the NV indices: the TPM gave %#x as number %d where %#x or a later one was asked for, and has %d at most",
+					uint32(h), len(all)+1, next, mostIndices)
+			}
+			all = append(all, h)
+			next = uint32(h) + 1
+		}
 		if !rsp.MoreData || len(list.Handle) == 0 {
 			return all, nil
 		}
-		next = uint32(all[len(all)-1]) + 1
 	}
 }

@@ -74,10 +74,11 @@ func (t *TPM) Read(i *Index) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		size := min(piece, int(i.DataSize)-len(data))
 		rsp, err := tpm2.NVRead{
 			AuthHandle: by,
 			NVIndex:    i.named(),
-			Size:       uint16(min(piece, int(i.DataSize)-len(data))),
+			Size:       uint16(size),
 			Offset:     uint16(len(data)),
 		}.Execute(t.transport)
 		if smaller(err, &piece) {
@@ -86,8 +87,8 @@ func (t *TPM) Read(i *Index) ([]byte, error) {
 		if err != nil {
 			return nil, fail(err, "read the NV index %#x", uint32(i.NVIndex))
 		}
-		if len(rsp.Data.Buffer) == 0 || len(rsp.Data.Buffer) > piece {
-			return nil, step.Fail(step.Refused, "cannot read the NV index %#x: the TPM gave %d bytes at offset %d of %d", uint32(i.NVIndex), len(rsp.Data.Buffer), len(data), i.DataSize)
+		if len(rsp.Data.Buffer) == 0 || len(rsp.Data.Buffer) > size {
+			return nil, step.Fail(step.Refused, "cannot read the NV index %#x: the TPM gave %d bytes at offset %d, and was asked for %d", uint32(i.NVIndex), len(rsp.Data.Buffer), len(data), size)
 		}
 		data = append(data, rsp.Data.Buffer...)
 	}
