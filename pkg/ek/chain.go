@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"fmt"
+	"slices"
 )
 
 const (
@@ -57,5 +58,6 @@ func skipPadding(b []byte) []byte {
 	if len(b) == 0 || b[0] == sequence {
 		return b
 	}
-	return bytes.TrimLeft(b, string(b[:1]))
+	// Not bytes.TrimLeft, for which all bytes that are no UTF-8 are one character.
+	return b[slices.IndexFunc(b, func(c byte) bool { return c != b[0] }):]
 }

@@ -140,6 +140,7 @@ func TestParseChain(t *testing.T) {
 		{name: "padding ends with the byte of a sequence", blobs: [][]byte{a.Raw, {0x30, 0x30, 0x30}}, want: []*x509.Certificate{a}},
 		{name: "each padded", blobs: [][]byte{a.Raw, ff, b.Raw, ff}, want: []*x509.Certificate{a, b}},
 		{name: "mixed tail", blobs: [][]byte{a.Raw, {0xFF, 0x00}}, want: []*x509.Certificate{a}, err: "after number 1"},
+		{name: "padding of bytes that are no UTF-8", blobs: [][]byte{a.Raw, {0xFF, 0xFE}, b.Raw}, want: []*x509.Certificate{a}, err: "after number 1"},
 		{name: "truncated", blobs: [][]byte{both[:len(both)-1]}, want: []*x509.Certificate{a}, err: "after number 1"},
 		{name: "another structure", blobs: [][]byte{a.Raw, {0x30, 0x03, 0x02, 0x01, 0x05}}, want: []*x509.Certificate{a}, err: "number 2 is no X.509"},
 		{name: "too large", blobs: [][]byte{make([]byte, 64<<10), {0}}, err: "65537 bytes"},

@@ -123,7 +123,7 @@ func halfOf(data, whole []byte) bool {
 	}
 	// The specification leaves the filler to the TPM's maker.
 	rest := data[n:]
-	return n > 0 && (len(bytes.Trim(rest, "\xff")) == 0 || len(bytes.Trim(rest, "\x00")) == 0)
+	return n > 0 && (bytes.Count(rest, []byte{0xff}) == len(rest) || bytes.Count(rest, []byte{0}) == len(rest))
 }
 
 func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {

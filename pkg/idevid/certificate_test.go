@@ -13,6 +13,7 @@ func TestHalfOf(t *testing.T) {
 		"certificate\xff\xffen":                                            false, // another size
 		"certi\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00":                false,
 		"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff": false, // nothing of ours
+		"certi\xff\xff\xff\x8f\xfe\x80\x81\x82\xff\xff\xff":                false, // the last ones are somebody else's, and no UTF-8
 		"a foreign thing.":                                                 false,
 		"":                                                                 false,
 	} {
