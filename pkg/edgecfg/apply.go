@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
@@ -240,31 +241,61 @@ func (p *Program) run(ctx context.Context, w *wanted, name string, args ...strin
 	return fmt.Errorf("%s: %w: %s", command, err, said)
 }
 
-// tail keeps the end of what is written to it.
-type tail struct{ bytes.Buffer }
+// tail keeps the end of what is written to it, twice as much as is shown.
+type tail struct {
+	bytes.Buffer
+	cut bool // the front was dropped
+}
 
 func (t *tail) Write(b []byte) (int, error) {
-	t.Buffer.Write(b)
-	// Twice as much as is shown, so that no secret is cut in half by dropping the front.
-	if over := t.Len() - 2*maxOutput; over > 0 {
-		t.Next(over)
+	n := len(b)
+	if over := t.Len() + n - 2*maxOutput; over > 0 {
+		t.cut = true
+		dropped := len(t.Next(over))
+		b = b[over-dropped:]
 	}
-	return len(b), nil
+	t.Buffer.Write(b)
+	return n, nil
 }
 
 // without is the text in one line, with the secrets blotted out.
 func (t *tail) without(secrets ...string) string {
 	text := t.String()
+	if t.cut {
+		// The front may be the end of a secret.
+		for _, s := range secrets {
+			text = text[min(len(text), max(len(s)-1, 0)):]
+		}
+	}
+	// Once as they are, and once as they are when the text is a line.
+	text = oneLine(blotted(text, secrets...))
+	for _, s := range secrets {
+		text = blotted(text, oneLine(s))
+	}
+	if len(text) > maxOutput {
+		text = "…" + text[len(text)-maxOutput:]
+	}
+	return strings.ToValidUTF8(text, "")
+}
+
+func blotted(text string, secrets ...string) string {
 	for _, s := range secrets {
 		if s != "" {
 			text = strings.ReplaceAll(text, s, "***")
 		}
 	}
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > maxOutput {
-		text = "…" + text[len(text)-maxOutput:]
-	}
-	return strings.ToValidUTF8(text, "")
+	return text
+}
+
+// oneLine leaves out what a terminal would obey.
+func oneLine(text string) string {
+	printable := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, ""))
+	return strings.Join(strings.Fields(printable), " ")
 }
 
 // keydID is the id of the key that keyd must be able to open, and whether it
@@ -287,16 +318,10 @@ func (w *wanted) keydID() (id string, preloaded bool) {
 func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 	id, preloaded := w.keydID()
 	socket := p.cfg.Path("/run/aziot/keyd.sock")
-	client := http.Client{
-		Timeout: 30 * time.Second, // the TPM is asked for the key, and may be busy
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-			},
-		},
-	}
-	said := p.patiently(ctx, func() error { return askOnce(ctx, &client, id, preloaded) })
+	client := keydClient(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	})
+	said := p.patiently(ctx, func() error { return askOnce(ctx, client, id, preloaded) })
 	if said == nil {
 		return nil
 	}
@@ -323,6 +348,21 @@ func (p *Program) patiently(ctx context.Context, ask func() error) (said error) 
 		case <-ctx.Done():
 			return said
 		}
+	}
+}
+
+// keydClient speaks HTTP over keyd's socket, to whoever listens there: an answer
+// is bounded in time and size, and points nowhere else.
+func keydClient(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Client {
+	return &http.Client{
+		Timeout: 30 * time.Second, // the TPM is asked for the key, and may be busy
+		Transport: &http.Transport{
+			DialContext:            dial,
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 16 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
