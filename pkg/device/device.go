@@ -132,7 +132,7 @@ func (i *Info) Model() (string, error) {
 		return v, nil
 	}
 	tree := source{i, "/proc/device-tree/model"}
-	if v, err := tree.read(); err != nil || v != "" {
+	if v, err := tree.read(); err != nil || v != "" && isText(v) {
 		return v, err
 	}
 	var known []string

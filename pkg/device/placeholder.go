@@ -41,6 +41,9 @@ var placeholders = map[string]bool{
 // "XXXX", "----"), or not text at all (flash that was never written).
 func placeholder(v string) bool {
 	v = strings.ToLower(strings.TrimSpace(v))
-	return v == "" || placeholders[v] || strings.Trim(v, v[:1]) == "" ||
-		strings.ContainsFunc(v, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) })
+	return v == "" || placeholders[v] || strings.Trim(v, v[:1]) == "" || !isText(v)
+}
+
+func isText(v string) bool {
+	return !strings.ContainsFunc(v, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) })
 }
