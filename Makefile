@@ -33,6 +33,13 @@ test: deps ## all tests of all modules; installs what they need first
 test-race: deps ## the tests with the race detector, which takes four times as long
 	@scripts/test -race $(TESTFLAGS)
 
+# FUZZ="Find|Answers" is a part of them.
+FUZZTIME ?= 30s
+FUZZ ?= .
+.PHONY: fuzz
+fuzz: deps ## every fuzz test of all modules, one after the other (FUZZTIME=30s FUZZ=Decode)
+	@scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'
+
 .PHONY: test-armhf
 test-armhf: ## the demo with programs for armhf under qemu-arm; fetches Debian's libraries for armhf
 	@scripts/deps armhf

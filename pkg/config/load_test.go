@@ -253,29 +253,3 @@ func TestConffile(t *testing.T) {
 		}
 	}
 }
-
-func FuzzLoad(f *testing.F) {
-	data, err := os.ReadFile(conffile)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	f.Add([]byte("[[run]]\nstate={a=[1,{b=2}]}\n\"a.b\".c=1979-05-27\n[run.state.x]"))
-	f.Add([]byte("run.state.a = 'x'\n[idevid]\nenroll = {days=0x7fffffffffffffff, method=\"ca\"}\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c := Default()
-		c.at = positions{main: "f", set: map[string]position{}}
-		problems := append(c.merge("f", data), c.validate()...)
-		for _, p := range problems {
-			if e, ok := p.(*Error); !ok || e.Line < 0 || e.Error() == "" {
-				t.Errorf("%#v", p)
-			}
-		}
-		if len(problems) > 0 {
-			return
-		}
-		for _, p := range []Program{ProgramIDevID, ProgramLDevID, ProgramEdge} {
-			_ = c.Check(p)
-		}
-	})
-}

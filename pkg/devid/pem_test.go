@@ -55,20 +55,3 @@ func TestParsePEM(t *testing.T) {
 		t.Errorf("the fingerprint: %s", got)
 	}
 }
-
-func FuzzParsePEM(f *testing.F) {
-	f.Add([]byte(""))
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\n"))
-	f.Add([]byte("-----BEGIN X-----\nA: b\n\n-----END X-----"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		certs, err := devid.ParsePEM(data)
-		if err != nil {
-			return
-		}
-		again, err := devid.ParsePEM(devid.EncodePEM(certs))
-		if err != nil || len(again) != len(certs) {
-			t.Errorf("what was read cannot be read again: %v", err)
-		}
-	})
-}

@@ -114,38 +114,3 @@ func TestDecodeOpenSSL(t *testing.T) {
 		t.Errorf("got %d certificates: %v", len(certs), err)
 	}
 }
-
-func FuzzDecode(f *testing.F) {
-	cert := pki.NewCA(f, "x", nil).Cert
-	der, err := pkcs7.DegenerateCertificate(cert.Raw)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(encode(der))
-	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PKCS7", Bytes: der}))
-	f.Add(encode(open(tagSequence, tlv(tagOID, oidSignedData), open(tagContext0, open(tagSequence, open(tagContext0, cert.Raw))))))
-	f.Add([]byte("MIA="))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		certs, err := decode(body)
-		if err == nil && (len(certs) == 0 || len(certs) > maxCertificates) {
-			t.Errorf("got %d certificates", len(certs))
-		}
-	})
-}
-
-// FuzzParseCertsOnly spares the fuzzer from finding out about base64.
-func FuzzParseCertsOnly(f *testing.F) {
-	cert := pki.NewCA(f, "x", nil).Cert
-	der, err := pkcs7.DegenerateCertificate(cert.Raw)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(der)
-	f.Add(open(tagSequence, tlv(tagOID, oidSignedData), open(tagContext0, open(tagSequence, open(tagContext0, cert.Raw)))))
-	f.Fuzz(func(t *testing.T, der []byte) {
-		certs, err := parseCertsOnly(der)
-		if err == nil && (len(certs) == 0 || len(certs) > maxCertificates) {
-			t.Errorf("got %d certificates", len(certs))
-		}
-	})
-}

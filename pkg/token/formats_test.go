@@ -139,52 +139,6 @@ func TestYAML(t *testing.T) {
 	}
 }
 
-func FuzzRow(f *testing.F) {
-	private, public, err := testKey().encode()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(private)
-	f.Add(public)
-	f.Add("{'0': 3, 3: '6c'}")
-	f.Fuzz(func(t *testing.T, s string) {
-		r, err := parseRow(s)
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatal(err)
-			}
-			return
-		}
-		if _, key, err := parsePublic(r.public); err == nil && key == nil {
-			t.Fatal("no key and no error")
-		}
-	})
-}
-
-func FuzzPrimary(f *testing.F) {
-	f.Add(testPrimary)
-	f.Fuzz(func(t *testing.T, s string) {
-		p, err := parsePrimary(s)
-		if err != nil && !errors.Is(err, ErrCorrupt) {
-			t.Fatal(err)
-		}
-		if err == nil && p.Handle != 0 && len(p.Public) < 2 {
-			t.Fatalf("%+v", p)
-		}
-	})
-}
-
-func FuzzESYSTR(f *testing.F) {
-	raw, _ := hex.DecodeString(testESYSTR)
-	f.Add(raw)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := parseESYSTR(b)
-		if err == nil && 4+2+len(p.Name)+4+len(p.Public) != len(b) {
-			t.Fatalf("%d bytes became %+v", len(b), p)
-		}
-	})
-}
-
 // Written by C_InitToken of 1.9.0 under an RSA storage key.
 const testESYSTR = "" +
 	"810000010022000bd11f262a49bc233fd86e4716ec3b23bd3598c82f7242170113dd063a805927e700000001011a0001" +

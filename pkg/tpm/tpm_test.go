@@ -32,7 +32,7 @@ func TestPolicyB(t *testing.T) {
 }
 
 // storage makes an SRK at its handle.
-func storage(t *testing.T, tpm *TPM) Parent {
+func storage(t testing.TB, tpm *TPM) Parent {
 	t.Helper()
 	l, err := tpm.CreatePrimary(tpm2.TPMRHOwner, SRKTemplate)
 	if err != nil {

@@ -77,20 +77,3 @@ func TestKeyLocation(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
-
-func FuzzParseTokenURI(f *testing.F) {
-	f.Add("pkcs11:token=a%20b;object=c?pin-value=%25")
-	f.Fuzz(func(t *testing.T, s string) {
-		u, err := ParseTokenURI(s)
-		if err != nil {
-			return
-		}
-		again, err := ParseTokenURI(u.String())
-		if u.HasSlot {
-			u.Token = "" // is not written
-		}
-		if err != nil || again != u {
-			t.Errorf("%q: %+v is written as %s and read as %+v, %v", s, u, u, again, err)
-		}
-	})
-}
