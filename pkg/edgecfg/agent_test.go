@@ -6,9 +6,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -40,6 +43,24 @@ func agentTool(root, name, command string) error {
 	}
 	if fail, err := os.ReadFile(filepath.Join(root, "stand-in/fail")); err == nil && strings.HasPrefix(string(fail), command) {
 		return errors.New(string(fail))
+	}
+	switch manner, _ := os.ReadFile(filepath.Join(root, "stand-in/manner")); string(manner) {
+	case "endless":
+		for {
+			fmt.Println("still at it, with", pin)
+		}
+	case "silent":
+		time.Sleep(time.Hour)
+	case "leaves somebody":
+		// With this one's standard output, which it holds.
+		c := exec.Command("sleep", "60")
+		c.Stdout = os.Stdout
+		if err := c.Start(); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(root, "stand-in/pid"), strconv.AppendInt(nil, int64(c.Process.Pid), 10), 0o600); err != nil {
+			return err
+		}
 	}
 	switch command {
 	case "config apply":

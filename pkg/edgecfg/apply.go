@@ -227,11 +227,17 @@ func (p *Program) run(ctx context.Context, w *wanted, name string, args ...strin
 	// A grandchild that keeps the pipe open must not hold us.
 	cmd.WaitDelay = 5 * time.Second
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		err = nil // it did well, and left somebody behind who holds the pipe
+	}
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
-		err = ctx.Err()
+	switch ended := ctx.Err(); {
+	case errors.Is(ended, context.DeadlineExceeded):
+		err = fmt.Errorf("it did not end in time, and was killed (%w)", ended)
+	case ended != nil:
+		err = ended
 	}
 	command := strings.Join(append([]string{name}, args...), " ")
 	said := output.without(w.in.token.pin, percentEncode(w.in.token.pin), w.in.password)
@@ -321,7 +327,7 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 	client := keydClient(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	})
-	said := p.patiently(ctx, func() error { return askOnce(ctx, client, id, preloaded) })
+	said := p.patiently(ctx, func(ctx context.Context) error { return askOnce(ctx, client, id, preloaded) })
 	if said == nil {
 		return nil
 	}
@@ -336,12 +342,18 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 }
 
 // patiently asks until keyd, which is about to start, gives the answer, and
-// returns what it said last. The service is this device's own: no jitter.
-func (p *Program) patiently(ctx context.Context, ask func() error) (said error) {
-	end := time.Now().Add(p.keydPatience)
+// returns what it said last; the end of the time says less. The service is this
+// device's own: no jitter.
+func (p *Program) patiently(ctx context.Context, ask func(context.Context) error) (said error) {
+	ctx, cancel := context.WithTimeout(ctx, p.keydPatience)
+	defer cancel()
 	for wait := p.keydWait; ; wait += wait / 2 {
-		if said = ask(); said == nil || time.Now().Add(wait).After(end) {
-			return said
+		err := ask(ctx)
+		if err == nil {
+			return nil
+		}
+		if said == nil || ctx.Err() == nil {
+			said = err
 		}
 		select {
 		case <-time.After(wait):
