@@ -27,33 +27,33 @@ func kept(t *testing.T, file string, data []byte) *store.Dir {
 	return dir
 }
 
-// FuzzRefusal: a note that was damaged, or written by a clock that was wrong, keeps no
-// device from its CA for longer than a refusal does.
-func FuzzRefusal(f *testing.F) {
+// FuzzNote: a note that was damaged, or written by a clock that was wrong, keeps no
+// device from its CA for longer than any note does.
+func FuzzNote(f *testing.F) {
 	now := time.Now()
-	for _, r := range []refusal{
+	for _, r := range []note{
 		{Salt: "salt", Digest: "digest", At: now.Add(-time.Minute), Until: now.Add(time.Hour), Times: 1},
 		{At: now.Add(-time.Minute), Until: now.AddDate(1000, 0, 0), Times: 9223372036854775807},
 	} {
-		note, err := json.Marshal(r)
+		data, err := json.Marshal(r)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(note)
+		f.Add(data)
 	}
 	f.Add([]byte("null"))
 	f.Add([]byte(`{"times":-1}`))
-	f.Fuzz(func(t *testing.T, note []byte) {
+	f.Fuzz(func(t *testing.T, data []byte) {
 		defer limit.Time(t, 5*time.Second)()
-		r, err := readRefusal(kept(t, FileRefusal, note))
+		r, err := readNote(kept(t, FileRefusal, data), FileRefusal)
 		if err != nil || r == nil {
-			if err != nil || json.Valid(note) && json.Unmarshal(note, new(refusal)) == nil {
-				t.Errorf("%q: %v, %v", note, r, err)
+			if err != nil || json.Valid(data) && json.Unmarshal(data, new(note)) == nil {
+				t.Errorf("%q: %v, %v", data, r, err)
 			}
 			return
 		}
-		if at := now.Add(2 * longestRefusalWait); r.stands(now) && r.stands(at) {
-			t.Errorf("%s stands at %s and still at %s", r, now, at)
+		if at := now.Add(longestNote); r.stands(now) && r.stands(at) {
+			t.Errorf("%+v stands at %s and still at %s", r, now, at)
 		}
 		if wait := refusalWait(r.Times + 1); wait < firstRefusalWait/2 || wait > 2*longestRefusalWait {
 			t.Errorf("after %d refusals: %s", r.Times, wait)
