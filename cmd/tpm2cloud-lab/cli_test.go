@@ -31,14 +31,14 @@ func toolLink(t *testing.T, root, name string) func(args ...string) *exec.Cmd {
 
 func TestUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{}, {"nonsense"}, {"serve"}, {"serve", "--nonsense"}, {"ca", "create"}, {"agent"}, {"keyd"},
+	for _, args := range [][]string{{}, {"nonsense"}, {"serve"}, {"serve", "--nonsense"}, {"ca", "create"}, {"agent"}, {"keyd"}, {"use"},
 		{"serve", "--dir", t.TempDir(), "--fault", `{"kind":"nonsense"}`}} {
 		failure(t, exitUsage, program(t, args...))
 	}
 	if out := output(t, program(t, "--help")); !strings.Contains(out, "serve --dir DIR") {
 		t.Errorf("help is %q", out)
 	}
-	for _, name := range []string{"serve", "ca create", "agent", "keyd"} {
+	for _, name := range []string{"serve", "ca create", "agent", "keyd", "use"} {
 		out := output(t, program(t, append(strings.Fields(name), "--help")...))
 		if !strings.HasPrefix(out, "Usage: tpm2cloud-lab "+name+" ") {
 			t.Errorf("help of %s is %q", name, out)

@@ -124,6 +124,36 @@ DIR/etc/aziot/keyd/config.d/00-super.toml says, in the PKCS#11 token or in a fil
 			}
 		},
 	},
+	{
+		name: "use", args: "--uri-file FILE --module LIBRARY [FLAGS]",
+		help: `Use a key in a PKCS#11 token over and over, as aziot-keyd does, until SIGTERM.
+
+The library is initialised once; each use is a session with a login, and a signature that is verified.
+With --own, a key of that label is made anew and used after each use. It prints "in use: …" after
+the first use, and at the end {"uses":N,"made":N,"failures":N,"last":"why"}. The token's store and TPM are
+those of TPM2_PKCS11_STORE and TPM2_PKCS11_TCTI.
+`,
+		setup: func(fs *flag.FlagSet) func(context.Context, []string, io.Writer) error {
+			file := fs.String("uri-file", "", "`file` with the key's PKCS#11 URI, PIN included (required)")
+			module := fs.String("module", "", "PKCS#11 `library` (required)")
+			own := fs.String("own", "", "`label` of a key to make")
+			pause := fs.Duration("pause", 50*time.Millisecond, "`time` between two uses")
+			return func(ctx context.Context, args []string, stdout io.Writer) error {
+				if *file == "" || *module == "" || len(args) != 0 {
+					return fmt.Errorf("%w: give --uri-file and --module", errUsage)
+				}
+				data, err := os.ReadFile(*file)
+				if err != nil {
+					return err
+				}
+				uri, err := aziot.ParseTokenURI(strings.TrimSpace(string(data)))
+				if err != nil {
+					return err
+				}
+				return aziot.Use{URI: uri, Own: *own, Pause: *pause}.Run(ctx, *module, stdout)
+			}
+		},
+	},
 }
 
 func dropinFlag(fs *flag.FlagSet, dropins *[]string) {

@@ -19,9 +19,12 @@ import (
 
 // module is a PKCS#11 library. Each use of it is a phase of its own, from C_Initialize to
 // C_Finalize: so never more than one key is loaded, and an swtpm without a resource manager, which
-// has three slots for objects, serves for several keys.
+// has three slots for objects, serves for several keys. One that is held is initialised once, as
+// that of the real keyd is, and a phase is a session.
 type module struct {
 	path string
+	held bool
+	open bool       // initialised; only while it is held
 	mu   sync.Mutex // C_Initialize is once per process
 	ctx  *pkcs11.Ctx
 }
@@ -43,14 +46,19 @@ func (m *module) phase(uri *TokenURI, login bool, do func(session) error) (err e
 			return fmt.Errorf("cannot load PKCS#11 library %s", m.path)
 		}
 	}
-	if err := m.ctx.Initialize(); err != nil {
-		return fmt.Errorf("C_Initialize: %w", err)
-	}
-	defer func() {
-		if e := m.ctx.Finalize(); err == nil && e != nil {
-			err = fmt.Errorf("C_Finalize: %w", e)
+	if !m.open {
+		if err := m.ctx.Initialize(); err != nil {
+			return fmt.Errorf("C_Initialize: %w", err)
 		}
-	}()
+		m.open = m.held
+	}
+	if !m.held {
+		defer func() {
+			if e := m.ctx.Finalize(); err == nil && e != nil {
+				err = fmt.Errorf("C_Finalize: %w", e)
+			}
+		}()
+	}
 	slot, err := m.slot(uri)
 	if err != nil {
 		return err
@@ -59,6 +67,8 @@ func (m *module) phase(uri *TokenURI, login bool, do func(session) error) (err e
 	if err != nil {
 		return fmt.Errorf("C_OpenSession: %w", err)
 	}
+	// The last session of a token takes the login with it, and what is loaded.
+	defer func() { _ = m.ctx.CloseSession(h) }()
 	if login {
 		if !uri.HasPIN {
 			return errors.New("URI has no pin-value to log in with")
@@ -68,6 +78,16 @@ func (m *module) phase(uri *TokenURI, login bool, do func(session) error) (err e
 		}
 	}
 	return do(session{m.ctx, h})
+}
+
+// release ends the holding of a module.
+func (m *module) release() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open {
+		_ = m.ctx.Finalize() // the process ends
+		m.open = false
+	}
 }
 
 // slot finds the token by its label, if it is initialised, or takes the id as it is.
