@@ -66,13 +66,14 @@ test-nspawn: ## the packages in machines with systemd, in containers: boots, pow
 	@# In its folder, where go test shows the table of those that pass, too.
 	@cd image/boottest; $(GO) test -tags boot -count=1 -timeout 30m -run '^TestNspawn($(SCENARIOS))' -evidence $(CURDIR)/build/test-nspawn
 
-# As root. BOOTS="amd64-crb|armhf" is a part of it.
+# As root. BOOTS="amd64-crb|armhf" is a part of it; CUTS power cuts are at drawn instants of a first boot.
 BOOTS ?= .
+CUTS ?= 2
 .PHONY: test-boot
-test-boot: ## golden images that boot in QEMU, with a kernel and a TPM of their own (BOOTS=amd64-crb)
+test-boot: ## golden images that boot in QEMU, with a kernel and a TPM of their own (BOOTS=amd64-crb, CUTS=20)
 	@scripts/deps base image boot
 	@$(MAKE) --no-print-directory build packages
-	@cd image/boottest; $(GO) test -tags boot -count=1 -timeout 60m -run '^TestQEMU$$/^($(BOOTS))' -evidence $(CURDIR)/build/test-boot
+	@cd image/boottest; $(GO) test -tags boot -count=1 -timeout 120m -run '^TestQEMU$$/^($(BOOTS))' -cuts $(CUTS) $(BOOTFLAGS) -evidence $(CURDIR)/build/test-boot
 
 # As root, because image/inject mounts; make test has what lint needs no root for.
 .PHONY: test-image

@@ -303,3 +303,68 @@ func TestNspawnDiskFull(t *testing.T) {
 		}
 	}
 }
+
+// holder is a program that has opened the token as the agent's key service does, and its user: it
+// has signed once, and then keeps the store open. What it reads of it, it has read by then.
+var holder = Files{"/etc/systemd/system/holder.service": {Mode: 0o644, Data: `[Unit]
+After=tpm2cloud-ldevid.service
+[Service]
+ExecStart=/bin/sh -c 'exec tpm2cloud-lab use --uri-file /run/uri --pause 1h --module /usr/lib/*/pkcs11/libtpm2_pkcs11.so'
+User=aziotks
+SupplementaryGroups=tss tpm2cloud-token
+UMask=0007
+Environment=TPM2_PKCS11_STORE=/var/lib/tpm2cloud/pkcs11 TPM2_PKCS11_TCTI=swtpm:path=/run/swtpm/tpm.sock
+`}}
+
+func TestNspawnTokenHeld(t *testing.T) {
+	t.Parallel()
+	scenario(t, "the LDevID is made again while the agent's key service holds the token's store")
+	m, lab := newDevice(t, "amd64", "BENCH-0021")
+	m.Put(agent())
+	m.Put(holder)
+	m.Boot()
+	m.Expect(allActive)
+	m.Expect(map[string]string{consumer: "active", "aziot-keyd.service": "active"})
+	hold := func(times int) {
+		m.Run("systemctl", "restart", "holder.service")
+		await(t, 60*time.Second, "the holder has signed", func() bool {
+			n := 0
+			for _, e := range m.Journal("_SYSTEMD_UNIT=holder.service") {
+				if strings.HasPrefix(e["MESSAGE"], "in use: ") {
+					n++
+				}
+			}
+			return n == times
+		})
+	}
+	m.Run("sh", "-c", `umask 077; printf 'pkcs11:token=edge;object=ldevid?pin-value=%s' "$(cat /var/lib/tpm2cloud/pins/user-pin)" >/run/uri; chown aziotks /run/uri`)
+	hold(1)
+	store := filepath.Join(m.Root, "var/lib/tpm2cloud/pkcs11/tpm2_pkcs11.sqlite3")
+	key := m.TPM.Key(t, ldevidHandle)
+	// Somebody removes it from the token (its label, in hex) and the TPM.
+	command(t, nil, "sqlite3", store, `DELETE FROM tobjects WHERE attrs LIKE '%"6c6465766964"%'`)
+	m.TPM.Tool(t, "tpm2_evictcontrol", "-Q", "-C", "o", "-c", ldevidHandle)
+	keyd := m.Show("aziot-keyd.service")["InvocationID"]
+	m.Run("systemctl", "restart", ldevid)
+	m.Run("systemctl", "start", target)
+	m.Expect(allActive)
+	m.Expect(map[string]string{"holder.service": "active", "aziot-keyd.service": "active"})
+	if m.TPM.Key(t, ldevidHandle) == key {
+		t.Error("there is no new key")
+	}
+	// What it knows is old until somebody restarts it; for keyd, the apply does.
+	if m.Show("aziot-keyd.service")["InvocationID"] == keyd {
+		t.Error("keyd goes on with what it knew of the store")
+	}
+	hold(2)
+	if sound := strings.TrimSpace(command(t, nil, "sqlite3", store, "PRAGMA integrity_check")); sound != "ok" {
+		t.Errorf("the store is not whole: %s", sound)
+	}
+	if n := lab.Enrolments(t, "ldevid"); n != 2 {
+		t.Errorf("%d owner's certificates were made", n)
+	}
+	m.Run("systemctl", "restart", consumer)
+	m.PowerOff()
+	Verify(t, m.TPM, m.Root, lab)
+	registered(t, lab, "bench-0021")
+}

@@ -3,7 +3,9 @@
 package boottest
 
 import (
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -27,6 +29,7 @@ func TestQEMU(t *testing.T) {
 		{"amd64-factory", "IDevID made at the factory, platform closed", (*qemuScenario).factory},
 		{"amd64-uefi", "UEFI boots the disk by its own loader", (*qemuScenario).uefi},
 		{"amd64-cuts", "power cut in idevid, then in ldevid, then done", (*qemuScenario).powerCuts},
+		{"amd64-drawn-cuts", "power cuts at drawn instants of the first boot, then done", (*qemuScenario).drawnCuts},
 		{"amd64-clock-1970", "no clock: it waits for the time", qemuWrongClock(func(*testing.T) string { return "1970-01-01T00:00:00" })},
 		{"amd64-clock-build", "a clock that stands at the build's date", qemuWrongClock(built)},
 		{"amd64-trixie", "the same on Debian 13", qemuFirstBoot("trixie", "amd64", "qboot", "tpm-crb")},
@@ -221,6 +224,53 @@ func (q *qemuScenario) powerCuts(t *testing.T) {
 	r := q.boot(t, b)
 	Verify(t, b.tpm, r.root, lab)
 	tamper(t, b)
+}
+
+var qemuCuts = flag.Int("cuts", 2, "`number` of power cuts at drawn instants, in QEMU")
+
+// qemuWindow is what a first boot has its programs in, from the start of the first one, with what a busy host adds.
+const qemuWindow = 8 * time.Second
+
+// qemuBegin says on the console that the programs begin: before that, a boot has nothing of ours to lose.
+var qemuBegin = Files{"/etc/systemd/system/tpm2cloud-idevid.service.d/50-begin.conf": {Mode: 0o644,
+	Data: "[Service]\nExecStartPre=+/bin/sh -c 'echo tpm2cloud begins >/dev/console'\n"}}
+
+// drawnCuts takes the power at instants that are drawn from the seed. Half of the boards suffer another cut in
+// the boot that follows, half of these a third one; then the board boots to the end. What the kernel had not
+// given to the disk is lost with it.
+func (q *qemuScenario) drawnCuts(t *testing.T) {
+	t.Logf("-seed %d -cuts %d", *seed, *qemuCuts)
+	random := rand.New(rand.NewPCG(*seed, 0))
+	lab := newQEMULab(t)
+	for cuts, board := 0, 1; cuts < *qemuCuts; board++ {
+		t.Run(fmt.Sprint(board), func(t *testing.T) {
+			b := newQEMUBoard(t, lab, "bookworm", "amd64", "qboot", "tpm-crb")
+			b.disk.put(t, qemuBegin)
+			var instants []string
+			for again := true; again && cuts < *qemuCuts; again = random.IntN(2) == 0 {
+				r := b.powerOn(t)
+				await(t, qemuPatience, "the programs begin", func() bool {
+					if data, err := os.ReadFile(b.file("serial.log")); err == nil {
+						return strings.Contains(string(data), "tpm2cloud begins")
+					}
+					return false
+				})
+				instant := time.Duration(random.Int64N(int64(qemuWindow)))
+				select {
+				case <-time.After(instant):
+				case err := <-r.ended: // all was done, and it powered off
+					r.ended <- err
+				}
+				r.cut()
+				cuts++
+				instants = append(instants, fmt.Sprintf("%.2f s, %d certificates", instant.Seconds(), lab.Enrolments(t, "idevid")+lab.Enrolments(t, "ldevid")))
+			}
+			t.Logf("-seed %d: cut after %s", *seed, strings.Join(instants, "; "))
+			r := q.boot(t, b)
+			Verify(t, b.tpm, r.root, lab)
+			tamper(t, b)
+		})
+	}
 }
 
 // transcript writes what one sees of the latest boot, and of the TPM after it.
