@@ -2,6 +2,7 @@ package ek
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -10,6 +11,10 @@ import (
 const (
 	maxChainSize  = 64 << 10 // bytes; known chains have less than 8 KiB
 	maxChainCount = 32       // certificates; known chains have less than 6
+
+	// maxRSA is the size of an issuer's key in bits; known ones have 4096 at most. The time of a verification grows with
+	// the third power of it, and one that fills the chain's indices would take minutes.
+	maxRSA = 8192
 )
 
 // ParseChain takes the contents of the chain's indices in ascending order and returns the
@@ -42,6 +47,9 @@ func ParseChain(blobs ...[]byte) ([]*x509.Certificate, error) {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return chain, broken(fmt.Sprintf("number %d is no X.509 certificate", len(chain)+1), err)
+		}
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+			return chain, broken(fmt.Sprintf("number %d is for an RSA key of %d bits, and %d are allowed", len(chain)+1, key.N.BitLen(), maxRSA), nil)
 		}
 		chain, rest = append(chain, cert), next
 	}

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +123,8 @@ func TestParseChain(t *testing.T) {
 	a, b := newCA(t, "A", root).Cert, newCA(t, "B", root).Cert
 	both := slices.Concat(a.Raw, b.Raw)
 	ff := bytes.Repeat([]byte{0xFF}, 50)
+	modulus := new(big.Int).SetBit(big.NewInt(1), 16383, 1) // nobody has it, and nobody needs to
+	hugeRSA := root.Issue(t, &rsa.PublicKey{N: modulus, E: 65537}, pkix.Name{}).Raw
 	var many []byte
 	for range 33 {
 		many = append(many, a.Raw...)
@@ -143,6 +148,7 @@ func TestParseChain(t *testing.T) {
 		{name: "padding of bytes that are no UTF-8", blobs: [][]byte{a.Raw, {0xFF, 0xFE}, b.Raw}, want: []*x509.Certificate{a}, err: "after number 1"},
 		{name: "truncated", blobs: [][]byte{both[:len(both)-1]}, want: []*x509.Certificate{a}, err: "after number 1"},
 		{name: "another structure", blobs: [][]byte{a.Raw, {0x30, 0x03, 0x02, 0x01, 0x05}}, want: []*x509.Certificate{a}, err: "number 2 is no X.509"},
+		{name: "RSA key of 16384 bits", blobs: [][]byte{a.Raw, hugeRSA}, want: []*x509.Certificate{a}, err: "number 2 is for an RSA key of 16384 bits"},
 		{name: "too large", blobs: [][]byte{make([]byte, 64<<10), {0}}, err: "65537 bytes"},
 		{name: "too many", blobs: [][]byte{many}, want: slices.Repeat([]*x509.Certificate{a}, 32), err: "more than 32"},
 	}

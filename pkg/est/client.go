@@ -115,7 +115,9 @@ func (c *Client) do(ctx context.Context, op, method string, body []byte) ([]*x50
 	answer, content, err := c.exchange(request)
 	if ctx.Err() != nil {
 		// Also where all seems well: a server that sees us hang up may still end its answer in good form.
-		err = context.Cause(ctx)
+		if err = context.Cause(ctx); errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("no complete answer in the time that was left (%w)", err)
+		}
 	}
 	if err != nil {
 		return nil, failed(op, target, err)
@@ -123,11 +125,17 @@ func (c *Client) do(ctx context.Context, op, method string, body []byte) ([]*x50
 	if answer.StatusCode != http.StatusOK {
 		return nil, c.refused(op, target, answer, content)
 	}
-	certs, err := certificates(answer.Header, content)
-	if err != nil {
-		return nil, &Error{Op: op, URL: target, Status: answer.StatusCode, Err: fmt.Errorf("the answer cannot be used: %w", err)}
+	if err = checkType(answer.Header, content); err == nil {
+		var certs []*x509.Certificate
+		if certs, err = decode(content); err == nil {
+			return certs, nil
+		}
+		if answer.ContentLength < 0 && len(answer.TransferEncoding) == 0 {
+			// It ends where the connection does, and whoever cuts that cuts it.
+			return nil, failed(op, target, fmt.Errorf("the answer breaks off, or cannot be used: it does not say how long it is, and %w", err))
+		}
 	}
-	return certs, nil
+	return nil, &Error{Op: op, URL: target, Status: answer.StatusCode, Err: fmt.Errorf("the answer cannot be used: %w", err)}
 }
 
 // exchange reads the whole answer, or one byte more than it may have.
@@ -169,19 +177,19 @@ func basic(username, password string) string {
 	return base64.StdEncoding.EncodeToString([]byte(username + ":" + password))
 }
 
-// certificates reads an answer 200.
-func certificates(header http.Header, body []byte) ([]*x509.Certificate, error) {
+// checkType says why an answer 200 is none with certificates.
+func checkType(header http.Header, body []byte) error {
 	kind, parameters, err := mime.ParseMediaType(header.Get("Content-Type"))
 	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) || kind != "application/pkcs7-mime" {
-		return nil, fmt.Errorf("its content type is %q, and not application/pkcs7-mime", printable(header.Get("Content-Type")))
+		return fmt.Errorf("its content type is %q, and not application/pkcs7-mime", printable(header.Get("Content-Type")))
 	}
 	if t := parameters["smime-type"]; t != "" && !strings.EqualFold(t, "certs-only") {
-		return nil, fmt.Errorf("its smime-type is %q, and not certs-only", printable(t))
+		return fmt.Errorf("its smime-type is %q, and not certs-only", printable(t))
 	}
 	if len(body) > maxBody {
-		return nil, fmt.Errorf("it has more than %d bytes", maxBody)
+		return fmt.Errorf("it has more than %d bytes", maxBody)
 	}
-	return decode(body)
+	return nil
 }
 
 func mediaType(header http.Header) string {

@@ -2,6 +2,7 @@ package est
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -14,6 +15,13 @@ const (
 	maxBody         = 1 << 20 // bytes of an answer
 	maxCertificates = 100     // in an answer; four are many
 	maxDepth        = 32      // of nested elements; a certificate has less than ten
+
+	// maxDER is for the certificates of an answer together, in bytes. Three bytes of a name become more than a
+	// hundred when crypto/x509 parses them, and a device has little memory.
+	maxDER = 256 << 10
+	// maxRSA is that of crypto/tls, in bits. The time of a verification grows with the third power of the
+	// size, and nothing interrupts it: a key that fits into an answer would take hours.
+	maxRSA = 8192
 )
 
 // decode reads the body of an answer: certs-only CMS in base64, or in PEM.
@@ -38,12 +46,16 @@ func decodeText(body []byte) ([]byte, error) {
 		}
 		return block.Bytes, nil
 	}
-	text := bytes.Join(bytes.Fields(body), nil)
-	der, err := base64.StdEncoding.AppendDecode(nil, text)
+	der, err := base64.StdEncoding.AppendDecode(nil, withoutSpace(body))
 	if err != nil {
 		return nil, errors.New("it is not base64")
 	}
 	return der, nil
+}
+
+// withoutSpace is the text in one line. It makes no list of words, of which a hostile text has half a million.
+func withoutSpace(text []byte) []byte {
+	return slices.DeleteFunc(bytes.Clone(text), func(c byte) bool { return bytes.IndexByte([]byte(" \t\r\n\f\v"), c) >= 0 })
 }
 
 // Tags of the elements that we look at, with the bit for "constructed".
@@ -94,6 +106,9 @@ func parseCertsOnly(der []byte) ([]*x509.Certificate, error) {
 }
 
 func parseCertificates(set []byte) ([]*x509.Certificate, error) {
+	if len(set) > maxDER {
+		return nil, fmt.Errorf("its certificates have more than %d bytes", maxDER)
+	}
 	var certs []*x509.Certificate
 	for len(set) > 0 {
 		e, rest, err := next(set, 0)
@@ -106,6 +121,9 @@ func parseCertificates(set []byte) ([]*x509.Certificate, error) {
 		cert, err := x509.ParseCertificate(e.raw)
 		if err != nil {
 			return nil, fmt.Errorf("certificate number %d cannot be read: %w", len(certs)+1, err)
+		}
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+			return nil, fmt.Errorf("certificate number %d is for an RSA key of %d bits, and %d are allowed", len(certs)+1, key.N.BitLen(), maxRSA)
 		}
 		certs, set = append(certs, cert), rest
 	}

@@ -33,8 +33,8 @@
 //
 // # Hostile servers
 //
-// An answer has at most 1 MiB and 100 certificates, its header 64 KiB. Compression is off, so that
-// these bounds hold for what is on the wire. Connecting, the TLS handshake and the wait for an answer have a deadline of
+// An answer has at most 1 MiB, 100 certificates of 256 KiB together, and RSA keys of 8192 bits, its header 64 KiB.
+// Compression is off, so that these bounds hold for what is on the wire. Connecting, the TLS handshake and the wait for an answer have a deadline of
 // 30 seconds each, the whole exchange of a minute. The decoder bounds how deep an encoding nests.
 //
 // # Why not the client of github.com/globalsign/est

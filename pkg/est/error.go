@@ -43,7 +43,8 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cannot %s %s: ", operations[e.Op], e.URL)
 	if e.Err != nil {
-		b.WriteString(e.Err.Error())
+		// net/http quotes a header that it does not like, all of it.
+		b.WriteString(shortened(e.Err.Error(), maxCause))
 		return b.String()
 	}
 	fmt.Fprintf(&b, "the server answered %d %s", e.Status, http.StatusText(e.Status))
@@ -90,8 +91,11 @@ func (c *Client) withheld(text string) string {
 	return text
 }
 
-// maxText is enough for a sentence, and little enough for a line of the journal.
-const maxText = 200
+// maxText is enough for a sentence, and little enough for a line of the journal; maxCause is for the several of a cause.
+const (
+	maxText  = 200
+	maxCause = 800
+)
 
 // printable makes a line of whatever a server sent: no control characters, which a terminal would obey.
 func printable(s string) string {
@@ -101,11 +105,18 @@ func printable(s string) string {
 		}
 		return r
 	}, s[:min(len(s), 4*maxText)])
-	line = strings.Join(strings.Fields(line), " ")
-	if runes := []rune(line); len(runes) > maxText {
-		return string(runes[:maxText]) + "…"
+	return shortened(strings.Join(strings.Fields(line), " "), maxText)
+}
+
+// shortened is a text of so many characters at most.
+func shortened(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	return line
+	if runes := []rune(s); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return s
 }
 
 // maxDelay bounds Retry-After to what a [time.Duration] can take.
