@@ -308,7 +308,10 @@ func (p *Program) define(hierarchy tpm2.TPMHandle, attributes tpm2.TPMANV, size 
 	case errors.Is(err, tpm2.TPMRCNVSpace):
 		return step.Hint(err, "the TPM's memory is full: persistent keys, and %s; remove what nobody needs: tpm2_nvundefine, tpm2_evictcontrol", p.sizes())
 	case errors.Is(err, tpm2.TPMRCSize):
-		return step.As(step.Refused, "the certificate is larger than an index of this TPM: ask the CA for a smaller one, or use key = \"ecc-p256\"", err)
+		// By itself the error is one that may pass. The certificate is not asked for again at each run, which a
+		// CA would answer with another one each time.
+		return &step.Error{Class: step.Refused, Err: err, Hint: fmt.Sprintf("the certificate is larger than an index of this TPM: when the CA issues a smaller one, move %s away",
+			p.files.Path(identity.FileCertificate))}
 	case tpm.Denied(err) && p.cfg.TPM.PlatformAuth != "":
 		return err // by the secret that the configuration names
 	case hierarchy == tpm2.TPMRHPlatform && step.ClassOf(err) == step.Refused:

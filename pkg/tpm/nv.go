@@ -3,6 +3,7 @@ package tpm
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -97,6 +98,9 @@ func (t *TPM) Read(i *Index) ([]byte, error) {
 
 // Define defines an index in the hierarchy given.
 func (t *TPM) Define(hierarchy, index tpm2.TPMHandle, attributes tpm2.TPMANV, size int) error {
+	if size > math.MaxUint16 { // as the TPM says of a size that it can be told
+		return failBy(hierarchy, tpm2.TPMRCSize, "define the NV index %#x of %d bytes", uint32(index), size)
+	}
 	_, err := tpm2.NVDefineSpace{
 		AuthHandle: t.hierarchy(hierarchy),
 		PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, Attributes: attributes, DataSize: uint16(size)}),
