@@ -61,8 +61,12 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 	begin := time.Now()
 	waits := Waits{Draw: r.Draw}
 	changed := false
+	var last error // of the try before
 	for {
 		obs, acted, err := once(ctx, s)
+		if err == context.DeadlineExceeded && last != nil {
+			err = last // the end of the budget says less
+		}
 		changed = changed || acted
 		if err == nil {
 			r.notify(Event{Step: s.Name(), Observation: obs, Changed: changed, Elapsed: time.Since(begin), Done: true})
@@ -77,13 +81,16 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 			if setback.Busy && !setback.Drawn {
 				err = errors.Join(err, postpone(s, time.Now().Add(wait), setback.Failures+waits.Failures()))
 			}
-			return &Error{Class: Temporary, Hint: HintOf(err), Reason: ReasonOf(err),
-				Err: fmt.Errorf("gave up for now, the budget of %s is spent: %w", r.Budget, err)}
+			return r.gaveUp(err)
 		}
 		r.notify(Event{Step: s.Name(), Observation: obs, Elapsed: time.Since(begin), Err: err, Wait: wait})
+		last = err
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
+			if ctx.Err() == context.DeadlineExceeded {
+				return r.gaveUp(err)
+			}
 			return ctx.Err()
 		}
 	}
@@ -95,6 +102,12 @@ func postpone(s Step, until time.Time, failures int) error {
 		return p.Postpone(until, failures)
 	}
 	return nil
+}
+
+// gaveUp is the error of a run whose time is over.
+func (r *Runner) gaveUp(err error) error {
+	return &Error{Class: Temporary, Hint: HintOf(err), Reason: ReasonOf(err),
+		Err: fmt.Errorf("gave up for now, the budget of %s is spent: %w", r.Budget, err)}
 }
 
 // maxMoves bounds the moves of one try: a step whose object takes more than a

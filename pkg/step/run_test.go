@@ -111,7 +111,28 @@ func TestRunBudget(t *testing.T) {
 	}
 }
 
-// What the server says about the time is kept: not before it, and not long after.
+// A try that the end of the budget cut off has no cause of its own: the one before it has.
+func TestRunKeepsTheCause(t *testing.T) {
+	cause := Hint(errors.New("no route to host"), "look at the cable")
+	f := &slow{fake{states: []State{Missing}, errs: []error{cause}}}
+	_, took, err := run(t, time.Minute, f)
+	if !errors.Is(err, cause) || ClassOf(err) != Temporary || HintOf(err) != "look at the cable" || took != time.Minute {
+		t.Errorf("%v (%s) after %s", err, HintOf(err), took)
+	}
+}
+
+// slow is a step that can be looked at once only before the time is over.
+type slow struct{ fake }
+
+func (s *slow) Observe(ctx context.Context) (Observation, error) {
+	if s.looked > 0 {
+		<-ctx.Done()
+		return Observation{}, ctx.Err()
+	}
+	return s.fake.Observe(ctx)
+}
+
+// What the server says about the time is kept: not before it, and soon after.
 func TestRunNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at := time.Now().Add(30 * time.Second)
