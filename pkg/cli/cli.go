@@ -314,7 +314,7 @@ func (r *run) event(e step.Event) {
 	if !e.Done {
 		r.say(systemd.Warning, systemd.Waiting, map[string]string{"STEP": e.Step, "OBJECT": e.Observation.Object},
 			"retry: %s: %v; again in %s", e.Step, e.Err, e.Wait.Round(100*time.Millisecond))
-		systemd.Status("%s: %v; again in %s", e.Step, e.Err, e.Wait.Round(time.Second))
+		systemd.Status("%s: %s; again in %s", e.Step, plain(e.Err.Error()), e.Wait.Round(time.Second))
 		return
 	}
 	r.last = e
@@ -341,7 +341,7 @@ func (r *run) event(e step.Event) {
 	if e.Observation.Waiting != "" {
 		verdict = "waiting"
 	}
-	fmt.Fprintf(r.stdout, "%-18s  %-9s  %7.3f s  %s: %s\n", e.Step, verdict, e.Elapsed.Seconds(), e.Observation.Object, said(e.Observation))
+	fmt.Fprintf(r.stdout, "%-18s  %-9s  %7.3f s  %s: %s\n", e.Step, verdict, e.Elapsed.Seconds(), e.Observation.Object, plain(said(e.Observation)))
 }
 
 // said is what an observation says in words: what is waited for comes first.
@@ -400,12 +400,12 @@ func (r *run) table(rows []step.Row) {
 		if row.Err != nil {
 			text = row.Error
 		}
-		fmt.Fprintf(r.stdout, "%-18s  %-8s  %s: %s\n", row.Step, row.State, row.Object, text)
+		fmt.Fprintf(r.stdout, "%-18s  %-8s  %s: %s\n", row.Step, row.State, row.Object, plain(text))
 		if c := row.Certificate; c != nil {
-			fmt.Fprintf(r.stdout, "%30s%s, by %s, until %s\n", "", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))
+			fmt.Fprintf(r.stdout, "%30s%s\n", "", plain(fmt.Sprintf("%s, by %s, until %s", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))))
 		}
 		for _, w := range row.Warnings {
-			fmt.Fprintf(r.stdout, "%30swarning: %s\n", "", w)
+			fmt.Fprintf(r.stdout, "%30swarning: %s\n", "", plain(w))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/systemd"
@@ -14,7 +15,7 @@ import (
 // say writes a line to standard error, or to the journal, with its fields,
 // where that is the same.
 func (r *run) say(priority systemd.Priority, event systemd.Event, fields map[string]string, format string, args ...any) {
-	line := fmt.Sprintf(format, args...)
+	line := plain(fmt.Sprintf(format, args...))
 	if !r.journal.Send(priority, event, line, fields) {
 		fmt.Fprintln(r.stderr, line)
 	}
@@ -38,7 +39,24 @@ func (r *run) report(err error) {
 	if hint := step.HintOf(err); hint != "" {
 		r.say(systemd.Error, "", nil, "hint: %s", hint)
 	}
-	systemd.Status("%v", err)
+	systemd.Status("%s", plain(err.Error()))
+}
+
+// maxLine is what a line may have, in bytes.
+const maxLine = 2000
+
+// plain makes a line of a text in which others had a hand, as the name of a
+// certificate is: a terminal obeys nothing in it, and it has an end.
+func plain(text string) string {
+	if len(text) > maxLine {
+		text = strings.ToValidUTF8(text[:maxLine-len("…")], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // eventOf is what the journal's catalog knows an error as.
@@ -65,9 +83,9 @@ func eventOf(err error) systemd.Event {
 func (r *run) ready() {
 	o := r.last.Observation
 	fields := map[string]string{"STEP": r.last.Step, "OBJECT": o.Object}
-	line := fmt.Sprintf("ready: %s: %s", o.Object, o.Detail)
+	line := plain(fmt.Sprintf("ready: %s: %s", o.Object, o.Detail))
 	if c := r.named; c != nil {
-		line = fmt.Sprintf("ready: %s, by %s, until %s", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))
+		line = plain(fmt.Sprintf("ready: %s, by %s, until %s", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly)))
 		fields["COMMON_NAME"], fields["ISSUER"], fields["NOT_AFTER"], fields["SHA256"] = c.CommonName, c.Issuer, c.NotAfter.Format(time.RFC3339), c.SHA256
 	}
 	if o.Waiting != "" {

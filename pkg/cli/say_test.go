@@ -3,11 +3,26 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/systemd"
 )
+
+// What others wrote is one line, of bounded length, and commands no terminal.
+func TestPlain(t *testing.T) {
+	for in, want := range map[string]string{
+		"gerät 1":                   "gerät 1",
+		"CN=\x1b[2J\nerror: \u202e": "CN= [2J error:  ",
+		"a\xff":                     "a\ufffd",
+		strings.Repeat("é", 2000):   strings.Repeat("é", 998) + "…",
+	} {
+		if got := plain(in); got != want || len(got) > maxLine {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
 
 // The journal's catalog is looked up by what ended the run: a reason first,
 // then the class, however deep in the chain.

@@ -56,7 +56,7 @@ func Check(certs []*x509.Certificate, want Expect) (*Chain, error) {
 	}
 	chain, err := check(leaf, certs, want)
 	if err != nil {
-		return nil, fmt.Errorf("cannot accept the certificate of %q: %w", leaf.Subject, err)
+		return nil, fmt.Errorf("cannot accept the certificate of %q: %w", brief(leaf.Subject.String()), err)
 	}
 	return chain, nil
 }

@@ -34,7 +34,7 @@ type SubjectError struct {
 }
 
 func (e *SubjectError) Error() string {
-	return fmt.Sprintf("its subject is %q and not %q", e.Got, e.Want)
+	return fmt.Sprintf("its subject is %q and not %q", brief(e.Got), e.Want)
 }
 
 // DateError says that the signatures are good up to an anchor, and that the dates alone forbid it. A clock
@@ -45,10 +45,11 @@ type DateError struct {
 }
 
 func (e *DateError) Error() string {
-	what := fmt.Sprintf("%q ended", e.Certificate.Subject)
+	name := brief(e.Certificate.Subject.String())
+	what := fmt.Sprintf("%q ended", name)
 	when := e.Certificate.NotAfter
 	if e.NotYet() {
-		what, when = fmt.Sprintf("%q does not begin before", e.Certificate.Subject), e.Certificate.NotBefore
+		what, when = fmt.Sprintf("%q does not begin before", name), e.Certificate.NotBefore
 	}
 	return fmt.Sprintf("%s %s (judged at %s)", what, when.UTC().Format(time.RFC3339), e.At.UTC().Format(time.RFC3339))
 }
@@ -63,7 +64,7 @@ type ChainError struct {
 }
 
 func (e *ChainError) Error() string {
-	issuer := fmt.Sprintf("%q", e.Certificate.Issuer)
+	issuer := fmt.Sprintf("%q", brief(e.Certificate.Issuer.String()))
 	if id := e.Certificate.AuthorityKeyId; len(id) > 0 {
 		issuer += " (key identifier " + hex.EncodeToString(id) + ")"
 	}
@@ -71,3 +72,12 @@ func (e *ChainError) Error() string {
 }
 
 func (e *ChainError) Unwrap() error { return e.Err }
+
+// brief is as much of a name as an error has room for: a CA may write one of any length.
+func brief(name string) string {
+	const most = 200
+	if runes := []rune(name); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return name
+}
