@@ -14,8 +14,8 @@
 // [Enroller.Enroll] makes one attempt. Whether there is another is for the runner of pkg/step to decide, by
 // the class of the error:
 //
-//	temporary (75)       no connection, a broken one, 202, 408, 425, 429 and 5xx; dates that are wrong while the
-//	                     clock is unverified. Retry-After is kept, up to a day.
+//	temporary (75)       no connection, a broken one, an answer that is no HTTP, a TLS alert that says internal_error, 202,
+//	                     408, 425, 429 and 5xx; dates that are wrong while the clock is unverified. Retry-After is kept, up to a day.
 //	server refused (76)  401 and 403, every other 4xx, a redirect, the refusal of our client certificate, and an answer
 //	                     that is not EST (an HTML page): the server was verified, so it's no captive portal but
 //	                     a wrong port, a wrong label or a misconfigured server, and asking again won't help.

@@ -36,6 +36,13 @@ func (e *Enroller) failed(err error, roots []*x509.Certificate) error {
 		return e.unverified(unverified, err, roots)
 	}
 	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
+		// The alert of a server that cannot go on itself (RFC 8446, section 6.2); crypto/tls has no name for it.
+		if alert.Err.Error() == "tls: internal error" {
+			return step.As(step.Temporary, e.hint("the server is busy or broken"), err)
+		}
+		if e.enroll.Method != config.MethodMTLS {
+			return step.As(step.ServerRefused, e.hint("the server ended the TLS handshake; it must speak TLS 1.2 or 1.3 under the name in server = %q", e.enroll.Server), err)
+		}
 		return step.As(step.ServerRefused, e.hint("the server ended the TLS handshake; with est-mtls it must know the CA of the device's IDevID, "+
 			"and see a certificate that has not expired"), err)
 	}
