@@ -33,7 +33,7 @@ func buildAndRun(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	binaries = dir
 	for _, build := range []struct{ dir, pkg string }{
-		{".", "./tpm2cloud-idevid"}, {".", "./tpm2cloud-ldevid"}, {".", "./tpm2cloud-edgecfg"},
+		{".", "./tpm2cloud-idevid"}, {".", "./tpm2cloud-ldevid"}, {".", "./tpm2cloud-edgecfg"}, {".", "./tpm2cloud"},
 		{"tpm2cloud-lab", "."},
 	} {
 		c := exec.Command("go", "build", "-tags", "libsqlite3,netgo,osusergo,nethttpomithttp2", "-o", dir+"/", build.pkg)
@@ -104,13 +104,17 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"sample":    cmdSample,
 }
 
-// run CODE PROGRAM ARGUMENT... runs a device program on the root and demands
-// the exit code.
+// run CODE PROGRAM ARGUMENT... runs a device program, or the operator's, which
+// is "tpm2cloud", on the root and demands the exit code.
 func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: run CODE PROGRAM ARGUMENT...")
 	}
-	err := ts.Exec("tpm2cloud-"+args[1], append([]string{"--root", ts.Getenv("R")}, args[2:]...)...)
+	program := "tpm2cloud-" + args[1]
+	if args[1] == "tpm2cloud" {
+		program = args[1]
+	}
+	err := ts.Exec(program, append([]string{"--root", ts.Getenv("R")}, args[2:]...)...)
 	code := "0"
 	if exit, ok := err.(*exec.ExitError); ok {
 		code = fmt.Sprint(exit.ExitCode())

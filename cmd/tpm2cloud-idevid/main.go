@@ -58,7 +58,7 @@ func (o *options) open(cfg *config.Config) (cli.Session, error) {
 		}
 		return o.verify(program, out)
 	}
-	return cli.Session{Steps: program.Steps(), Clock: now(), Close: t.Close, Verb: verb}, nil
+	return cli.Session{Steps: program.Steps(), Clock: now(), Close: t.Close, TPM: program.TPM, Verb: verb}, nil
 }
 
 func (o *options) export(program *idevid.Program, out io.Writer) error {

@@ -59,14 +59,14 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	for _, s := range r.Steps {
-		if err := r.run(ctx, s, deadline); err != nil {
-			return &Failure{s.Name(), err}
+		if obs, err := r.run(ctx, s, deadline); err != nil {
+			return &Failure{s.Name(), obs, err}
 		}
 	}
 	return nil
 }
 
-func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
+func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) (Observation, error) {
 	begin := time.Now()
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = firstWait, longestWait
@@ -78,10 +78,10 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 		changed = changed || acted
 		if err == nil {
 			r.notify(Event{Step: s.Name(), Observation: obs, Changed: changed, Elapsed: time.Since(begin), Done: true})
-			return nil
+			return obs, nil
 		}
 		if ClassOf(err) != Temporary || errors.Is(err, context.Canceled) {
-			return err
+			return obs, err
 		}
 		wait := waits.NextBackOff()
 		if at := notBefore(err); !at.IsZero() {
@@ -90,14 +90,14 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 			wait = max(time.Until(at), 0) + wait/4
 		}
 		if time.Now().Add(wait).After(deadline) {
-			return &Error{Class: Temporary, Hint: HintOf(err), Reason: ReasonOf(err),
+			return obs, &Error{Class: Temporary, Hint: HintOf(err), Reason: ReasonOf(err),
 				Err: fmt.Errorf("gave up for now, the budget of %s is spent: %w", r.Budget, err)}
 		}
 		r.notify(Event{Step: s.Name(), Observation: obs, Elapsed: time.Since(begin), Err: err, Wait: wait})
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return ctx.Err()
+			return obs, ctx.Err()
 		}
 	}
 }
@@ -114,6 +114,7 @@ func once(ctx context.Context, s Step) (obs Observation, acted bool, err error) 
 		}
 		obs, err = s.Observe(ctx)
 		if err != nil {
+			obs.State = Unknown
 			return obs, acted, err
 		}
 		switch {

@@ -9,6 +9,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -432,6 +434,22 @@ func TestClasses(t *testing.T) {
 	}
 }
 
+// A TPM says who made it, and how it stands: with a command for each, because
+// the first is not asked for at each boot.
+func TestProperties(t *testing.T) {
+	t.Parallel()
+	counted := &fault.Cutter{TPM: tpmkit.Start(t).Open(t)}
+	tpm := New(counted, Secrets{})
+	who, err := tpm.Make()
+	if err != nil || counted.Sent != 1 || who.Vendor != "IBM" || !strings.Contains(who.Model, "TPM") || !regexp.MustCompile(`^[1-9][0-9]*(\.[0-9]+){3}$`).MatchString(who.Firmware) {
+		t.Errorf("%+v by %d commands, %v", who, counted.Sent, err)
+	}
+	state, err := tpm.State()
+	if err != nil || counted.Sent != 2 || state.LockoutMax == 0 || state.RoomForKeys == 0 || !state.PlatformEnabled || state.ClearDisabled {
+		t.Errorf("%+v by %d commands, %v", state, counted.Sent, err)
+	}
+}
+
 // A short, long or empty answer is an error, and no panic.
 func TestTruncatedAnswers(t *testing.T) {
 	t.Parallel()
@@ -448,6 +466,9 @@ func TestTruncatedAnswers(t *testing.T) {
 			}
 			if err := tpm.ResetLockout(); err == nil && n < 10 {
 				t.Errorf("%d bytes of an answer were taken", n)
+			}
+			if _, err := tpm.Make(); err == nil {
+				t.Errorf("%d bytes of who made it were taken", n)
 			}
 			if _, err := tpm.State(); err == nil {
 				t.Errorf("%d bytes of the properties were taken", n)
