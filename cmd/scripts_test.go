@@ -73,6 +73,9 @@ func setup(env *testscript.Env) error {
 			return err
 		}
 	}
+	if err := os.Chmod(filepath.Join(root, "etc/tpm2cloud/credentials"), 0o700); err != nil {
+		return err
+	}
 	env.Setenv("R", root)
 	env.Setenv("STATE", root+"/var/lib/tpm2cloud")
 	env.Setenv("STORE", root+"/var/lib/tpm2cloud/pkcs11")

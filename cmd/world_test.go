@@ -310,11 +310,15 @@ func cmdSnapshot(ts *testscript.TestScript, neg bool, args []string) {
 	w.snapshots[args[0]] = w.picture(ts)
 }
 
-// unchanged NAME demands that the device is as it was at the snapshot; !
-// unchanged, that it isn't.
+// unchanged NAME [asked] demands that the device is as it was at the snapshot,
+// although it asked the lab something; ! unchanged, that it isn't.
 func cmdUnchanged(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
 	before, now := strings.Split(w.snapshots[args[0]], "\n"), strings.Split(w.picture(ts), "\n")
+	if len(args) > 1 {
+		asked := func(line string) bool { return strings.HasPrefix(line, "lab ") }
+		before, now = slices.DeleteFunc(before, asked), slices.DeleteFunc(now, asked)
+	}
 	if slices.Equal(before, now) == neg {
 		for _, line := range now {
 			if !slices.Contains(before, line) {

@@ -1,2 +1,12 @@
-// Package check looks at a device as an operator does: at all three programs at once.
+// Package check looks at a device as its operator does: at all three programs
+// at once, and beyond what they look at themselves.
+//
+// A [Check] proves one thing actively: it has keys sign, opens what others open
+// as the users that they are, and speaks to the servers. It changes nothing,
+// shows no server a credential, and tries no secret but the one PIN that it
+// reads from the disk.
+//
+// The checks of a subject are one file: config.go, tpm.go, keys.go, files.go,
+// agent.go, servers.go, units.go. [List] has all of them, in their order, which
+// is that of cause and effect; tpm2cloud(7) has a line for each.
 package check

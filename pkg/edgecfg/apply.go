@@ -318,6 +318,16 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 		fmt.Errorf("cannot use the agent's key %q over %s: %w", id, socket, said))
 }
 
+// ProveKey asks the agent's key service for the key that this configuration has
+// it use.
+func (p *Program) ProveKey(ctx context.Context) error {
+	w, err := p.want()
+	if err != nil {
+		return err
+	}
+	return p.askKeyd(ctx, w)
+}
+
 // askOnce makes one request. What keyd says of a failure is little; its journal says more.
 func askOnce(ctx context.Context, client *http.Client, id string, preloaded bool) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://keyd.sock/keypair/"+id+"?api-version=2021-05-01", nil)

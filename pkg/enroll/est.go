@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -14,6 +15,22 @@ import (
 
 // issueOverEST is what the est methods have in common; o holds the credentials, in which they differ.
 func (e *Enroller) issueOverEST(ctx context.Context, r Request, o est.Options) (answer, ca []*x509.Certificate, err error) {
+	client, roots, err := e.connect(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer client.Close()
+	if ca, err = client.CACerts(ctx); err == nil {
+		answer, err = client.SimpleEnroll(ctx, r.CSR)
+	}
+	if err != nil {
+		return nil, nil, e.failed(err, roots)
+	}
+	return answer, ca, nil
+}
+
+// connect makes the client, and gives the CAs by which it verifies the server.
+func (e *Enroller) connect(o est.Options) (*est.Client, []*x509.Certificate, error) {
 	o.Server, o.Label = e.enroll.Server, e.enroll.Label
 	o.Time = e.options.Now
 	roots, err := e.serverRoots()
@@ -28,14 +45,31 @@ func (e *Enroller) issueOverEST(ctx context.Context, r Request, o est.Options) (
 	if err != nil {
 		return nil, nil, step.As(step.Configuration, e.hint("check server and label"), err)
 	}
+	return client, roots, nil
+}
+
+// Probe finds out whether an EST server can be reached and is trusted. It shows no credential, so that one that is
+// wrong does not count as tried once more; a server that wants one is an EST server all the same.
+func (e *Enroller) Probe(ctx context.Context) error {
+	if e.enroll.Method == config.MethodCA {
+		return nil
+	}
+	client, roots, err := e.connect(est.Options{})
+	if err != nil {
+		return err
+	}
 	defer client.Close()
-	if ca, err = client.CACerts(ctx); err == nil {
-		answer, err = client.SimpleEnroll(ctx, r.CSR)
+	_, err = client.CACerts(ctx)
+	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
+		return nil // it was verified, and wants a client's certificate
+	}
+	if answer, ok := errors.AsType[*est.Error](err); ok && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
+		return nil
 	}
 	if err != nil {
-		return nil, nil, e.failed(err, roots)
+		return e.failed(err, roots)
 	}
-	return answer, ca, nil
+	return nil
 }
 
 // serverRoots are the CAs by which the EST server is verified; nil is the system's store.

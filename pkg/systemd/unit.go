@@ -1,0 +1,66 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// Running says whether systemd runs this machine, so that it can be asked.
+func Running() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// Show are the properties of a unit, as systemctl shows them.
+func Show(ctx context.Context, unit string) (map[string]string, error) {
+	text, err := systemctl(ctx, "show", "--", unit)
+	if err != nil {
+		return nil, err
+	}
+	properties := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "="); ok {
+			properties[name] = value
+		}
+	}
+	return properties, nil
+}
+
+// Stop stops units, and waits until they have stopped. One that is not installed
+// is fine.
+func Stop(ctx context.Context, units ...string) error {
+	var installed []string
+	for _, unit := range units {
+		properties, err := Show(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if properties["LoadState"] != "not-found" {
+			installed = append(installed, unit)
+		}
+	}
+	if len(installed) == 0 {
+		return nil
+	}
+	_, err := systemctl(ctx, append([]string{"stop", "--"}, installed...)...)
+	return err
+}
+
+// systemctl runs the service manager's command, by its path: the caller may be
+// root with any PATH.
+func systemctl(ctx context.Context, args ...string) (string, error) {
+	c := exec.CommandContext(ctx, "/usr/bin/systemctl", args...)
+	c.Env = []string{"LC_ALL=C.UTF-8", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
+	out, err := c.Output()
+	if err == nil {
+		return string(out), nil
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
+		err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(exit.Stderr)), " "))
+	}
+	return "", fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), err)
+}
