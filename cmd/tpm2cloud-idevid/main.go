@@ -32,6 +32,8 @@ func run() int {
 		Summary: "tpm2cloud-idevid proves the TPM genuine and gives the device its manufacturer identity (IDevID)",
 		Config:  config.ProgramIDevID,
 		Open:    o.open,
+
+		Finishes: true,
 		Verbs: []cli.Verb{
 			{Name: "export", Summary: "write the IDevID certificate that is in the TPM to standard output",
 				Flags: func(f *flag.FlagSet) { f.BoolVar(&o.der, "der", false, "write DER; else PEM") }},

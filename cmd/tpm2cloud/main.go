@@ -29,6 +29,7 @@ func main() {
 // options are those of the verbs.
 type options struct {
 	live bool
+	resetOptions
 }
 
 func run() int {
@@ -42,6 +43,12 @@ func run() int {
 					f.BoolVar(&o.live, "live", os.Geteuid() == 0, "look now; else what the units last wrote. As root it is the default; --live=false")
 				}},
 			{Name: "check", Summary: "prove whatever can be proven, change nothing"},
+			{Name: "reset", Summary: "take identities away: ownership transfer, return, scrapping",
+				Flags: func(f *flag.FlagSet) {
+					f.BoolVar(&o.owner, "ldevid", false, "the owner's: LDevID, token, certificates, the agent's configuration")
+					f.BoolVar(&o.all, "all", false, "the manufacturer's as well, at the next boot where the platform hierarchy is closed")
+					f.BoolVar(&o.yes, "yes", false, "do not ask; alone, go on with a reset that was interrupted")
+				}},
 		},
 		Run: o.run,
 	}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
@@ -51,6 +58,8 @@ func (o *options) run(ctx context.Context, call *cli.Call) error {
 	switch call.Verb {
 	case "check":
 		return o.check(ctx, call)
+	case "reset":
+		return o.reset(ctx, call)
 	default:
 		return o.status(ctx, call)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/check"
 	"github.com/tpm2cloud/tpm2cloud/pkg/cli"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
 	"github.com/tpm2cloud/tpm2cloud/pkg/status"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
@@ -22,6 +23,9 @@ type picture struct {
 	TPM      *status.TPM   `json:"tpm,omitempty"`
 	Clock    *status.Clock `json:"clock,omitempty"`
 	Programs []program     `json:"programs"`
+	// Reset is of one that is not finished.
+	Reset string `json:"reset,omitempty"`
+	reset error
 }
 
 // program is a program in the picture.
@@ -36,15 +40,18 @@ func (o *options) status(ctx context.Context, call *cli.Call) error {
 	records := store.Open(filepath.Join(call.Root, status.Dir), 0o755)
 	defer records.Close()
 	var p *picture
-	var broken error
-	if o.live {
-		var cfg *config.Config
-		if cfg, broken = call.Config(); broken == nil {
-			p = lookNow(ctx, cfg, records)
-		}
-	}
-	if p == nil {
+	cfg, broken := call.Config()
+	if broken == nil && o.live {
+		p = lookNow(ctx, cfg, records)
+	} else {
 		p = lastSeen(records)
+	}
+	if broken == nil {
+		state := store.Open(cfg.Path(cfg.Run.State), 0o755)
+		defer state.Close()
+		if p.reset = reset.Allow(state, false); p.reset != nil {
+			p.Reset = p.reset.Error()
+		}
 	}
 	if call.JSON {
 		call.WriteJSON(p)
@@ -107,6 +114,9 @@ func (p *picture) add(r *status.Record, err error) {
 // verdict is nil when everything is present; else it is what stands in the way
 // first.
 func (p *picture) verdict() error {
+	if p.reset != nil {
+		return p.reset
+	}
 	for _, program := range p.Programs {
 		err := program.err
 		if err == nil {
@@ -130,6 +140,9 @@ func (p *picture) write(w io.Writer) {
 		fmt.Fprintln(w, "clock: verified")
 	} else if c != nil {
 		fmt.Fprintf(w, "clock: unverified: %s\n", c.Why)
+	}
+	if p.Reset != "" {
+		fmt.Fprintf(w, "reset: %s\n", p.Reset)
 	}
 	for _, program := range p.Programs {
 		program.write(w)

@@ -7,7 +7,9 @@ import (
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+	"github.com/tpm2cloud/tpm2cloud/pkg/store"
 )
 
 const idConfig = "config"
@@ -17,6 +19,7 @@ func configChecks() []Check {
 		{ID: idConfig, Title: "The configuration can be read, and has what each program needs.", run: configuration},
 		{ID: "credentials", Title: "The secrets and files that the configuration names can be read.", run: credentials},
 		{ID: "clock", Title: "The clock is synchronised, or at least not absurd.", run: clockStands},
+		{ID: "reset", Title: "No reset is half done.", run: noReset},
 	}
 }
 
@@ -71,4 +74,10 @@ func clockStands(_ context.Context, s *Subject) finding {
 		return warn("timedatectl shows how the clock stands; certificates are not called bad for their dates alone until it is set", "%s", s.Clock.Why)
 	}
 	return finding{}
+}
+
+func noReset(_ context.Context, s *Subject) finding {
+	state := store.Open(s.Config.Path(s.Config.Run.State), 0o755)
+	defer state.Close()
+	return finding{err: reset.Allow(state, false)}
 }

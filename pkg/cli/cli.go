@@ -28,6 +28,7 @@ import (
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
 	"github.com/tpm2cloud/tpm2cloud/pkg/status"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
@@ -39,6 +40,8 @@ type Program struct {
 	Name    string
 	Summary string // what it does, for the usage text
 	Config  config.Program
+	// Finishes says that the program does what a reset has left to a boot.
+	Finishes bool
 	// Open makes the program ready, on the TPM where it uses one.
 	Open func(*config.Config) (Session, error)
 	// Verbs are those beside status and the one without a name.
@@ -263,6 +266,9 @@ func (r *run) provision(ctx context.Context) error {
 		return err
 	}
 	defer lock.Unlock()
+	if err := reset.Allow(state, r.Finishes); err != nil {
+		return err
+	}
 	session, err := r.Open(r.cfg)
 	if err != nil {
 		return err
