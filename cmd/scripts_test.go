@@ -105,6 +105,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"agent":     cmdAgent,
 	"keep":      cmdKeep,
 	"sample":    cmdSample,
+	"clean":     cmdClean,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program, or the operator's, which

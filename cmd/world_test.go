@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -415,4 +417,47 @@ func cmdPKCS11(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("public.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644))
 	ts.Check(ts.Exec("openssl", "dgst", "-sha256", "-verify", ts.MkAbs("public.pem"), "-signature", ts.MkAbs("signature"), message))
+}
+
+// clean BUNDLE SECRET... unpacks a report into the folder "bundle" and demands
+// that no secret of this device stands in it, and none of those given, however
+// it is written.
+func cmdClean(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: clean BUNDLE SECRET...")
+	}
+	secrets := append(theWorld(ts).secrets(), args[1:]...)
+	if len(secrets) < 4 {
+		ts.Fatalf("this device has %d secrets only, which proves little", len(secrets))
+	}
+	dir := ts.MkAbs("bundle")
+	ts.Check(os.RemoveAll(dir))
+	ts.Check(os.Mkdir(dir, 0o755))
+	ts.Check(ts.Exec("tar", "-xzf", ts.MkAbs(args[0]), "--strip-components=1", "-C", dir))
+	n := 0
+	ts.Check(filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		n++
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		text := strings.ToLower(path + "\n" + string(data))
+		for _, secret := range secrets {
+			for _, form := range []string{
+				secret, hex.EncodeToString([]byte(secret)), url.QueryEscape(secret), url.PathEscape(secret),
+				base64.StdEncoding.EncodeToString([]byte(secret)), base64.URLEncoding.EncodeToString([]byte(secret)),
+			} {
+				if strings.Contains(text, strings.ToLower(strings.TrimRight(form, "="))) {
+					return fmt.Errorf("a secret stands in %s, as %q", path, form)
+				}
+			}
+		}
+		return nil
+	}))
+	if n < 10 {
+		ts.Fatalf("there are %d files in the bundle", n)
+	}
 }

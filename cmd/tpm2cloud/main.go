@@ -30,6 +30,7 @@ func main() {
 type options struct {
 	live bool
 	resetOptions
+	output string // of report
 }
 
 func run() int {
@@ -43,6 +44,10 @@ func run() int {
 					f.BoolVar(&o.live, "live", os.Geteuid() == 0, "look now; else what the units last wrote. As root it is the default; --live=false")
 				}},
 			{Name: "check", Summary: "prove whatever can be proven, change nothing"},
+			{Name: "report", Summary: "collect what a supporter needs to know, without a secret",
+				Flags: func(f *flag.FlagSet) {
+					f.StringVar(&o.output, "output", "", "the file, a gzipped tar; - is standard output. It must not exist; else one in this directory")
+				}},
 			{Name: "reset", Summary: "take identities away: ownership transfer, return, scrapping",
 				Flags: func(f *flag.FlagSet) {
 					f.BoolVar(&o.owner, "ldevid", false, "the owner's: LDevID, token, certificates, the agent's configuration")
@@ -58,6 +63,8 @@ func (o *options) run(ctx context.Context, call *cli.Call) error {
 	switch call.Verb {
 	case "check":
 		return o.check(ctx, call)
+	case "report":
+		return o.report(ctx, call)
 	case "reset":
 		return o.reset(ctx, call)
 	default:

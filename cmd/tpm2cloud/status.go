@@ -10,7 +10,6 @@ import (
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/check"
 	"github.com/tpm2cloud/tpm2cloud/pkg/cli"
-	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
 	"github.com/tpm2cloud/tpm2cloud/pkg/status"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -42,7 +41,9 @@ func (o *options) status(ctx context.Context, call *cli.Call) error {
 	var p *picture
 	cfg, broken := call.Config()
 	if broken == nil && o.live {
-		p = lookNow(ctx, cfg, records)
+		subject := check.Open(cfg)
+		defer subject.Close()
+		p = lookNow(ctx, subject, records)
 	} else {
 		p = lastSeen(records)
 	}
@@ -62,9 +63,7 @@ func (o *options) status(ctx context.Context, call *cli.Call) error {
 }
 
 // lookNow looks at everything.
-func lookNow(ctx context.Context, cfg *config.Config, records *store.Dir) *picture {
-	subject := check.Open(cfg)
-	defer subject.Close()
+func lookNow(ctx context.Context, subject *check.Subject, records *store.Dir) *picture {
 	now := time.Now().UTC().Truncate(time.Second)
 	c := subject.Clock
 	p := &picture{Live: true, Clock: &status.Clock{Verified: c.Verified, Time: c.Time.UTC(), Why: c.Why}}

@@ -30,6 +30,24 @@ func Show(ctx context.Context, unit string) (map[string]string, error) {
 	return properties, nil
 }
 
+// JournalOf is what units wrote to the journal in this boot, the last lines of it.
+func JournalOf(ctx context.Context, lines int, units ...string) ([]byte, error) {
+	args := []string{"--boot", "--no-pager", "--output=short-iso", fmt.Sprintf("--lines=%d", lines)}
+	for _, unit := range units {
+		args = append(args, "--unit="+unit)
+	}
+	return run(ctx, "/usr/bin/journalctl", args...)
+}
+
+// StatusOf is what systemctl status says of units, whatever their state.
+func StatusOf(ctx context.Context, units ...string) ([]byte, error) {
+	out, err := run(ctx, "/usr/bin/systemctl", append([]string{"status", "--no-pager", "--full", "--lines=0", "--all", "--"}, units...)...)
+	if len(out) > 0 {
+		err = nil // a unit that does not run is an exit code, too
+	}
+	return out, err
+}
+
 // Stop stops units, and waits until they have stopped. One that is not installed
 // is fine.
 func Stop(ctx context.Context, units ...string) error {
@@ -50,17 +68,22 @@ func Stop(ctx context.Context, units ...string) error {
 	return err
 }
 
-// systemctl runs the service manager's command, by its path: the caller may be
-// root with any PATH.
 func systemctl(ctx context.Context, args ...string) (string, error) {
-	c := exec.CommandContext(ctx, "/usr/bin/systemctl", args...)
+	out, err := run(ctx, "/usr/bin/systemctl", args...)
+	return string(out), err
+}
+
+// run runs a command of systemd by its path: the caller may be root with any
+// PATH.
+func run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	c := exec.CommandContext(ctx, name, args...)
 	c.Env = []string{"LC_ALL=C.UTF-8", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
 	out, err := c.Output()
 	if err == nil {
-		return string(out), nil
+		return out, nil
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
 		err = fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(exit.Stderr)), " "))
 	}
-	return "", fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), err)
+	return out, fmt.Errorf("%s %s: %w", name, strings.Join(args, " "), err)
 }

@@ -121,16 +121,26 @@ func (t *TPM) properties(from tpm2.TPMPT, set func(tpm2.TPMPT, uint32)) error {
 
 // Indices lists the NV indices that are defined.
 func (t *TPM) Indices() ([]tpm2.TPMHandle, error) {
+	return t.handles(tpm2.TPMHTNVIndex, "NV indices")
+}
+
+// Persistent lists the handles of the keys that outlast a reset.
+func (t *TPM) Persistent() ([]tpm2.TPMHandle, error) {
+	return t.handles(tpm2.TPMHTPersistent, "persistent keys")
+}
+
+// handles lists those of a type.
+func (t *TPM) handles(kind tpm2.TPMHT, what string) ([]tpm2.TPMHandle, error) {
 	var all []tpm2.TPMHandle
-	next := uint32(tpm2.TPMHTNVIndex) << 24
+	next := uint32(kind) << 24
 	for {
 		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: next, PropertyCount: 254}.Execute(t.transport)
 		if err != nil {
-			return nil, fail(err, "list the NV indices")
+			return nil, fail(err, "list the "+what)
 		}
 		list, err := rsp.CapabilityData.Data.Handles()
 		if err != nil {
-			return nil, step.Fail(step.Refused, "cannot list the NV indices: %w", err)
+			return nil, step.Fail(step.Refused, "cannot list the %s: %w", what, err)
 		}
 		all = append(all, list.Handle...)
 		if !rsp.MoreData || len(list.Handle) == 0 {

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -444,6 +445,11 @@ func TestProperties(t *testing.T) {
 	if err != nil || counted.Sent != 1 || who.Vendor != "IBM" || !strings.Contains(who.Model, "TPM") || !regexp.MustCompile(`^[1-9][0-9]*(\.[0-9]+){3}$`).MatchString(who.Firmware) {
 		t.Errorf("%+v by %d commands, %v", who, counted.Sent, err)
 	}
+	storage(t, tpm)
+	if keys, err := tpm.Persistent(); err != nil || !slices.Equal(keys, []tpm2.TPMHandle{HandleSRK}) {
+		t.Errorf("the persistent keys are %x, %v", keys, err)
+	}
+	counted.Sent = 1
 	state, err := tpm.State()
 	if err != nil || counted.Sent != 2 || state.LockoutMax == 0 || state.RoomForKeys == 0 || !state.PlatformEnabled || state.ClearDisabled {
 		t.Errorf("%+v by %d commands, %v", state, counted.Sent, err)
