@@ -73,6 +73,9 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 		}
 	}
 	atBoot, err := reset.Run(ctx, state, note, steps, func(e step.Event) { tell(call, e) })
+	if errors.Is(err, context.Canceled) {
+		return step.As(step.Temporary, "tpm2cloud reset --yes goes on with it", errors.New("the reset was interrupted by a signal"))
+	}
 	if err != nil {
 		return step.Hint(fmt.Errorf("the reset is not finished: %w", err), "%s", strings.TrimPrefix(step.HintOf(err)+"; then tpm2cloud reset --yes goes on with it", "; then "))
 	}

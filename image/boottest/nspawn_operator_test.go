@@ -116,10 +116,16 @@ func TestNspawnCheck(t *testing.T) {
 		repair          func()
 	}{
 		{"keyd's unit lost its groups",
-			func() { m.Put(Files{dropIn: {Data: "[Service]\nSupplementaryGroups=\n", Mode: 0o644}}); sh("systemctl daemon-reload")() },
+			func() {
+				m.Put(Files{dropIn: {Data: "[Service]\nSupplementaryGroups=\n", Mode: 0o644}})
+				sh("systemctl daemon-reload")()
+			},
 			"keyd-sign", "failed", "user aziotks cannot sign", 69, 0, sh("rm " + dropIn + "; systemctl daemon-reload")},
 		{"keyd's unit lost its environment",
-			func() { m.Put(Files{dropIn: {Data: "[Service]\nEnvironment=\n", Mode: 0o644}}); sh("systemctl daemon-reload")() },
+			func() {
+				m.Put(Files{dropIn: {Data: "[Service]\nEnvironment=\n", Mode: 0o644}})
+				sh("systemctl daemon-reload")()
+			},
 			"keyd-sign", "failed", "no TPM2_PKCS11_STORE", 69, 0, sh("rm " + dropIn + "; systemctl daemon-reload")},
 		{"keyd's drop-in is not read yet",
 			func() { m.Put(Files{dropIn: {Data: "[Service]\nNice=1\n", Mode: 0o644}}) },

@@ -78,8 +78,8 @@ func ldevidSigns(ctx context.Context, s *Subject) finding {
 	if err != nil {
 		return finding{err: err}
 	}
-	owner := int(info.Sys().(*syscall.Stat_t).Uid)
-	who, err := userOf(owner)
+	owner := info.Sys().(*syscall.Stat_t)
+	who, err := userOf(int(owner.Uid), int(owner.Gid))
 	if err != nil {
 		return finding{err: err}
 	}

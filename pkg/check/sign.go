@@ -56,11 +56,12 @@ type account struct {
 	groups []uint32
 }
 
-func userOf(uid int) (*account, error) {
+// userOf is the user with a number; below another root that may have no name
+// here, and a file's group is all that is known of it.
+func userOf(uid, gid int) (*account, error) {
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
-		// Below another root a number has no name.
-		return &account{name: strconv.Itoa(uid), uid: uid, gid: os.Getegid()}, nil
+		return &account{name: strconv.Itoa(uid), uid: uid, gid: gid}, nil
 	}
 	return accountOf(u, nil)
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
 )
 
-// budget is for a whole reset; the longest that it waits for are the agent's
-// services, which stop their modules first.
-const budget = 10 * time.Minute
+// budget is for a whole reset, which somebody waits for. The longest part are the
+// agent's services, which stop their modules first.
+const budget = 3 * time.Minute
 
 // Run keeps the note and does the steps, of which each is present when its
 // object is gone. In the end the note is gone as well, or it says what waits for

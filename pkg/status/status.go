@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -94,7 +95,8 @@ type Failure struct {
 
 // Describe is an error that a run or a try ended with.
 func Describe(err error, at time.Time) *Failure {
-	f := &Failure{At: at, Error: err.Error(), Hint: step.HintOf(err), ExitCode: int(step.ClassOf(err))}
+	// Several problems of a configuration are several lines elsewhere.
+	f := &Failure{At: at, Error: strings.ReplaceAll(err.Error(), "\n", "; "), Hint: step.HintOf(err), ExitCode: int(step.ClassOf(err))}
 	if failure, ok := errors.AsType[*step.Failure](err); ok {
 		f.Step = failure.Step
 	}
