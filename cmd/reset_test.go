@@ -82,7 +82,7 @@ func (b *board) reset(t *testing.T, scope reset.Scope, cutter *fault.Cutter, at 
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	defer stop(nil)
-	atBoot, err := reset.Run(ctx, state, reset.New(scope, revoke, earlier), steps, func(e step.Event) {
+	atBoot, err := reset.Run(ctx, state, reset.New(scope, revoke, 0, earlier), steps, func(e step.Event) {
 		if errors.Is(e.Err, fault.ErrCut) {
 			stop(e.Err) // a cut ends the process: nothing is tried again
 		}

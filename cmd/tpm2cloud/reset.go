@@ -58,7 +58,11 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	note := reset.New(scope, revoke, earlier)
+	resets, err := subject.TPM.Resets()
+	if err != nil {
+		return err
+	}
+	note := reset.New(scope, revoke, resets, earlier)
 	if err := o.announce(ctx, call, note, steps); err != nil {
 		return err
 	}

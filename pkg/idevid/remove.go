@@ -79,13 +79,23 @@ func (s removeIndex) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
-// closed is why the boot that was waited for does not do.
+// closed is why the boot that was waited for does not do: the TPM was not reset
+// since, as at a boot that is warm on some boards, or it was, and the firmware
+// has closed the hierarchy before us.
 func (p *Program) closed() error {
 	state := store.Open(p.cfg.Path(p.cfg.Run.State), 0o755)
 	defer state.Close()
-	if note, err := reset.Read(state); err == nil && note != nil && note.Boot == reset.BootID() {
-		return step.As(step.Refused, "boot again: the hierarchy is open then, until tpm2cloud-idevid closes it",
-			errors.New("cannot remove the IDevID in this boot: the platform hierarchy is closed"))
+	note, err := reset.Read(state)
+	if err != nil {
+		return err
+	}
+	resets, err := p.tpm.Resets()
+	if err != nil {
+		return err
+	}
+	if note != nil && note.Resets == resets {
+		return step.As(step.Refused, "boot again, with the power off in between: the hierarchy is open then, until tpm2cloud-idevid closes it",
+			errors.New("cannot remove the IDevID yet: the platform hierarchy is closed, and the TPM was not reset since that was asked for"))
 	}
 	return step.As(step.Refused, "is there a switch in the firmware's setup? tpm2cloud reset --ldevid --yes takes the request back, and the IDevID stays as it is",
 		errors.New("cannot remove the IDevID: the firmware has closed the platform hierarchy"))

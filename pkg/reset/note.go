@@ -20,9 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -49,8 +47,8 @@ type Note struct {
 	Version int       `json:"version"`
 	Scope   Scope     `json:"scope"`
 	Asked   time.Time `json:"asked"`
-	// Boot is the kernel's name of the boot in which it was asked for.
-	Boot string `json:"boot"`
+	// Resets is how often the TPM had been reset when it was asked for.
+	Resets uint32 `json:"tpm_resets"`
 	// AtBoot: what is left is for the next boot's tpm2cloud-idevid.
 	AtBoot bool          `json:"at_boot"`
 	Revoke []Certificate `json:"revoke"`
@@ -69,10 +67,10 @@ func (c Certificate) String() string {
 	return fmt.Sprintf("%s %s: serial %s, by %s, until %s", c.What, c.CommonName, c.Serial, c.Issuer, c.NotAfter.Format(time.DateOnly))
 }
 
-// New is the note of a reset that is asked for now. It goes on from an earlier
-// one, nil where there was none.
-func New(scope Scope, revoke []Certificate, earlier *Note) *Note {
-	n := &Note{Version: version, Scope: scope, Asked: time.Now().UTC().Truncate(time.Second), Boot: BootID(), Revoke: revoke}
+// New is the note of a reset that is asked for now, of a TPM that was reset so
+// often. It goes on from an earlier one, nil where there was none.
+func New(scope Scope, revoke []Certificate, resets uint32, earlier *Note) *Note {
+	n := &Note{Version: version, Scope: scope, Asked: time.Now().UTC().Truncate(time.Second), Resets: resets, Revoke: revoke}
 	if earlier != nil {
 		for _, c := range earlier.Revoke {
 			if !slices.Contains(n.Revoke, c) {
@@ -81,12 +79,6 @@ func New(scope Scope, revoke []Certificate, earlier *Note) *Note {
 		}
 	}
 	return n
-}
-
-// BootID is the kernel's name of this boot, "" where it has none.
-func BootID() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // it is compared, and no more
-	return strings.TrimSpace(string(id))
 }
 
 // Read reads the note, nil: no reset is under way.

@@ -86,6 +86,16 @@ func (t *TPM) Make() (Make, error) {
 	return m, err
 }
 
+// Resets is how often the TPM was reset; the platform hierarchy is open after
+// each reset, whether the board booted or not.
+func (t *TPM) Resets() (uint32, error) {
+	rsp, err := tpm2.ReadClock{}.Execute(t.transport)
+	if err != nil {
+		return 0, fail(err, "read how often the TPM was reset")
+	}
+	return rsp.CurrentTime.ClockInfo.ResetCount, nil
+}
+
 // letters is a text of a TPM, which fills it up with zeros or blanks.
 func letters(b []byte) string {
 	printable := strings.Map(func(r rune) rune {

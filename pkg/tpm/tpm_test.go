@@ -9,9 +9,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -435,11 +439,43 @@ func TestClasses(t *testing.T) {
 	}
 }
 
+// deniedBus is a socket that the user may not open.
+type deniedBus struct{}
+
+func (deniedBus) Send([]byte) ([]byte, error) {
+	return nil, &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)}
+}
+
+// A socket tells with the first command only whether somebody listens, and
+// whether one may speak to him.
+func TestSocket(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.SetUnlinkOnClose(false)
+	socket.Close()
+	tpm, err := Open("unix:"+path, Secrets{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = tpm.State(); step.ClassOf(err) != step.Temporary || step.HintOf(err) == "" {
+		t.Errorf("nobody listens: class %d, hint %q: %v", step.ClassOf(err), step.HintOf(err), err)
+	}
+	denied := New(deniedBus{}, Secrets{})
+	if _, err = denied.State(); step.ClassOf(err) != step.Permission || step.HintOf(err) == "" {
+		t.Errorf("not allowed: class %d, hint %q: %v", step.ClassOf(err), step.HintOf(err), err)
+	}
+}
+
 // A TPM says who made it, and how it stands: with a command for each, because
 // the first is not asked for at each boot.
 func TestProperties(t *testing.T) {
 	t.Parallel()
-	counted := &fault.Cutter{TPM: tpmkit.Start(t).Open(t)}
+	software := tpmkit.Start(t)
+	counted := &fault.Cutter{TPM: software.Open(t)}
 	tpm := New(counted, Secrets{})
 	who, err := tpm.Make()
 	if err != nil || counted.Sent != 1 || who.Vendor != "IBM" || !strings.Contains(who.Model, "TPM") || !regexp.MustCompile(`^[1-9][0-9]*(\.[0-9]+){3}$`).MatchString(who.Firmware) {
@@ -448,6 +484,14 @@ func TestProperties(t *testing.T) {
 	storage(t, tpm)
 	if keys, err := tpm.Persistent(); err != nil || !slices.Equal(keys, []tpm2.TPMHandle{HandleSRK}) {
 		t.Errorf("the persistent keys are %x, %v", keys, err)
+	}
+	before, err := tpm.Resets()
+	if err != nil {
+		t.Error(err)
+	}
+	software.Reboot(t)
+	if after, err := tpm.Resets(); err != nil || after == before {
+		t.Errorf("%d resets, then %d, %v", before, after, err)
 	}
 	counted.Sent = 1
 	state, err := tpm.State()
