@@ -30,7 +30,7 @@ const module = "github.com/tpm2cloud/tpm2cloud"
 var (
 	commands = []string{"cmd/*"}
 	programs = []string{"pkg/idevid", "pkg/ldevid", "pkg/edgecfg"}
-	overview = []string{"pkg/check"} // of all three programs, for the operator's
+	overview = []string{"pkg/check", "pkg/operator"} // of all three programs, for the operator's
 	frame    = []string{"pkg/cli"}
 	tools    = []string{"scripts/*", "image/*"} // run on a developer's machine, never on a device
 	testkit  = []string{"pkg/testkit/*"}

@@ -385,25 +385,7 @@ func (r *run) status(ctx context.Context, session Session) error {
 			WriteRow(r.stdout, row, time.Time{})
 		}
 	}
-	return Verdict(rows)
-}
-
-// Verdict is nil when every row is present, or waits for somebody else; else it
-// is the error of the first row that is not.
-func Verdict(rows []step.Row) error {
-	for _, row := range rows {
-		if row.Err != nil {
-			return fmt.Errorf("%s: %w", row.Step, row.Err)
-		}
-		if row.State != step.Present && row.Waiting == "" {
-			class := step.Temporary
-			if row.State == step.Conflict {
-				class = step.Refused
-			}
-			return &step.Error{Class: class, Hint: row.Hint, Err: fmt.Errorf("%s is %s", row.Step, row.State)}
-		}
-	}
-	return nil
+	return step.Verdict(rows)
 }
 
 type clockState struct {

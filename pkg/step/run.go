@@ -152,3 +152,21 @@ func Observe(ctx context.Context, steps []Step) []Row {
 	}
 	return rows
 }
+
+// Verdict is nil when every row is present, or waits for somebody else; else it
+// is the error of the first row that is not.
+func Verdict(rows []Row) error {
+	for _, row := range rows {
+		if row.Err != nil {
+			return fmt.Errorf("%s: %w", row.Step, row.Err)
+		}
+		if row.State != Present && row.Waiting == "" {
+			class := Temporary
+			if row.State == Conflict {
+				class = Refused
+			}
+			return &Error{Class: class, Hint: row.Hint, Err: fmt.Errorf("%s is %s", row.Step, row.State)}
+		}
+	}
+	return nil
+}
