@@ -93,7 +93,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck, the import rules
 build: ## the programs, in build/bin
 	@echo "building build/bin"
 	@CGO_ENABLED=0 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg
-	@CGO_ENABLED=1 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-ldevid
+	@CGO_ENABLED=1 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-ldevid ./cmd/tpm2cloud
 	@cd cmd/tpm2cloud-lab && CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/bin/ .
 
 # Debian's armhf is ARMv7 with floating point. The laboratory is built as well,
@@ -104,7 +104,7 @@ build-armhf: ## the programs for armhf, in build/armhf
 	@sysroot=$$(scripts/sysroot armhf); \
 	export GOARCH=arm GOARM=7 CC="arm-linux-gnueabihf-gcc --sysroot=$$sysroot"; \
 	CGO_ENABLED=0 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg; \
-	CGO_ENABLED=1 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-ldevid; \
+	CGO_ENABLED=1 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-ldevid ./cmd/tpm2cloud; \
 	cd cmd/tpm2cloud-lab; CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/armhf/ .
 
 # Debian packages. What each has, and why, is in nfpm.yaml.

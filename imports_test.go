@@ -30,6 +30,7 @@ const module = "github.com/tpm2cloud/tpm2cloud"
 var (
 	commands = []string{"cmd/*"}
 	programs = []string{"pkg/idevid", "pkg/ldevid", "pkg/edgecfg"}
+	overview = []string{"pkg/check", "pkg/operator"} // of all three programs, for the operator's
 	frame    = []string{"pkg/cli"}
 	tools    = []string{"scripts/*", "image/*"} // run on a developer's machine, never on a device
 	testkit  = []string{"pkg/testkit/*"}
@@ -52,7 +53,8 @@ var rules = []rule{
 	{from: []string{"pkg/ldevid"}, not: []string{"pkg/idevid", "pkg/edgecfg"}, why: noSharing},
 	{from: []string{"pkg/edgecfg"}, not: []string{"pkg/idevid", "pkg/ldevid"}, why: noSharing},
 	{from: []string{"pkg/*"}, except: frame, not: frame, why: "a program knows of no terminal: flags, tables and exit codes are cmd's and cli's"},
-	{from: []string{"pkg/*"}, except: programs, not: programs, why: "imports point one way: cmd, then a program, then the leaves"},
+	{from: []string{"pkg/*"}, except: slices.Concat(programs, overview), not: programs, why: "imports point one way: cmd, then a program, then the leaves"},
+	{from: []string{"pkg/*", "cmd/tpm2cloud-*"}, except: overview, not: overview, why: "who looks at all programs belongs to none of them"},
 	{from: []string{"pkg/*", "pkg/*/*", "cmd/*"}, not: commands, tests: true, why: "cmd decides nothing, so there is nothing to import"},
 	{from: []string{"cmd/*", "pkg/*", "pkg/*/*"}, not: tools, tests: true, why: "scripts are not part of what a device runs"},
 	{from: []string{"cmd/*", "pkg/*", "scripts/*", "image/*"}, except: testkit, not: testkit,
@@ -74,10 +76,11 @@ var homes = []home{
 	{[]string{"C", "github.com/miekg/pkcs11", "github.com/mattn/go-sqlite3"}, []string{"pkg/token"},
 		"cgo is in one package, so that the programs without it are static and need no C compiler"},
 	{[]string{"unsafe", "plugin", "syscall/js"}, nil, "nothing here needs it"},
-	{[]string{"os/exec"}, []string{"pkg/edgecfg/apply.go"},
-		"only the apply starts programs of others; all else is done in the process, where no argument list shows a secret"},
-	{[]string{"net/http"}, []string{"pkg/est", "pkg/enroll", "pkg/edgecfg"},
-		"EST is the one protocol that a device speaks; edgecfg asks aziot's key service"},
+	{[]string{"os/exec"}, []string{"pkg/edgecfg/apply.go", "pkg/systemd/unit.go", "pkg/check/sign.go"},
+		"only the apply starts programs of others, and the operator's program systemctl, and itself as another user; " +
+			"all else is done in the process, where no argument list shows a secret"},
+	{[]string{"net/http"}, []string{"pkg/est", "pkg/enroll", "pkg/edgecfg", "pkg/check/servers.go"},
+		"EST is the one protocol that a device speaks; edgecfg asks aziot's key service, and a check whether DPS is there"},
 	{[]string{"github.com/google/go-tpm/tpm2"}, []string{"pkg/tpm", "pkg/idevid", "pkg/ldevid", "pkg/identity", "pkg/token", "cmd/tpm2cloud"},
 		"the TPM's structures end where its keys and certificates begin"},
 	{[]string{"github.com/google/go-tpm/tpm2/transport", "github.com/google/go-tpm/tpm2/transport/*"}, []string{"pkg/tpm"},
@@ -239,10 +242,7 @@ func TestDependencies(t *testing.T) {
 		listed[strings.TrimSpace(fields[0])] = strings.Fields(fields[1])
 	}
 	linked := map[string][]string{}
-	for _, program := range []string{"idevid", "ldevid", "edgecfg"} {
-		if _, err := os.Stat("cmd/tpm2cloud-" + program); err != nil {
-			t.Fatal(err)
-		}
+	for _, program := range []string{"idevid", "ldevid", "edgecfg", "tpm2cloud"} {
 		for _, m := range modulesOf(t, program) {
 			linked[m] = append(linked[m], program)
 		}
@@ -262,12 +262,15 @@ func TestDependencies(t *testing.T) {
 // modulesOf lists the modules that a program links.
 func modulesOf(t *testing.T, program string) []string {
 	t.Helper()
-	cgo := "0"
-	if program == "ldevid" {
+	cgo, folder := "0", "./cmd/tpm2cloud-"+program
+	switch program {
+	case "ldevid":
 		cgo = "1"
+	case "tpm2cloud":
+		cgo, folder = "1", "./cmd/tpm2cloud"
 	}
 	cmd := exec.Command("go", "list", "-deps", "-tags", "libsqlite3,netgo,osusergo,nethttpomithttp2",
-		"-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/tpm2cloud-"+program)
+		"-f", "{{with .Module}}{{.Path}}{{end}}", folder)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOOS=linux")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -35,7 +35,7 @@ func buildAndRun(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	binaries = dir
 	for _, build := range []struct{ dir, pkg string }{
-		{".", "./tpm2cloud-idevid"}, {".", "./tpm2cloud-ldevid"}, {".", "./tpm2cloud-edgecfg"},
+		{".", "./tpm2cloud-idevid"}, {".", "./tpm2cloud-ldevid"}, {".", "./tpm2cloud-edgecfg"}, {".", "./tpm2cloud"},
 		{"tpm2cloud-lab", "."},
 	} {
 		c := exec.Command("go", "build", "-tags", "libsqlite3,netgo,osusergo,nethttpomithttp2", "-o", dir+"/", build.pkg)
@@ -76,6 +76,9 @@ func setup(env *testscript.Env) error {
 			return err
 		}
 	}
+	if err := os.Chmod(filepath.Join(root, "etc/tpm2cloud/credentials"), 0o700); err != nil {
+		return err
+	}
 	env.Setenv("R", root)
 	env.Setenv("STATE", root+"/var/lib/tpm2cloud")
 	env.Setenv("STORE", root+"/var/lib/tpm2cloud/pkcs11")
@@ -108,15 +111,20 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"keep":      cmdKeep,
 	"sample":    cmdSample,
 	"disk":      cmdDisk,
+	"clean":     cmdClean,
 }
 
-// run CODE PROGRAM ARGUMENT... runs a device program on the root and demands
-// the exit code.
+// run CODE PROGRAM ARGUMENT... runs a device program, or the operator's, which
+// is "tpm2cloud", on the root and demands the exit code.
 func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: run CODE PROGRAM ARGUMENT...")
 	}
-	err := ts.Exec("tpm2cloud-"+args[1], append([]string{"--root", ts.Getenv("R")}, args[2:]...)...)
+	program := "tpm2cloud-" + args[1]
+	if args[1] == "tpm2cloud" {
+		program = args[1]
+	}
+	err := ts.Exec(program, append([]string{"--root", ts.Getenv("R")}, args[2:]...)...)
 	code := "0"
 	if exit, ok := err.(*exec.ExitError); ok {
 		code = fmt.Sprint(exit.ExitCode())

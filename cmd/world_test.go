@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -313,11 +315,15 @@ func cmdSnapshot(ts *testscript.TestScript, neg bool, args []string) {
 	w.snapshots[args[0]] = w.picture(ts)
 }
 
-// unchanged NAME demands that the device is as it was at the snapshot; !
-// unchanged, that it isn't.
+// unchanged NAME [asked] demands that the device is as it was at the snapshot,
+// although it asked the lab something; ! unchanged, that it isn't.
 func cmdUnchanged(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
 	before, now := strings.Split(w.snapshots[args[0]], "\n"), strings.Split(w.picture(ts), "\n")
+	if len(args) > 1 {
+		asked := func(line string) bool { return strings.HasPrefix(line, "lab ") }
+		before, now = slices.DeleteFunc(before, asked), slices.DeleteFunc(now, asked)
+	}
 	if slices.Equal(before, now) == neg {
 		for _, line := range now {
 			if !slices.Contains(before, line) {
@@ -339,8 +345,8 @@ func (w *world) picture(ts *testscript.TestScript) string {
 		if err != nil {
 			return err
 		}
-		if path == filepath.Join(w.root, "lab") {
-			return fs.SkipDir
+		if path == filepath.Join(w.root, "lab") || path == filepath.Join(w.root, "run/tpm2cloud") {
+			return fs.SkipDir // the status is of each run
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -420,4 +426,47 @@ func cmdPKCS11(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("public.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644))
 	ts.Check(ts.Exec("openssl", "dgst", "-sha256", "-verify", ts.MkAbs("public.pem"), "-signature", ts.MkAbs("signature"), message))
+}
+
+// clean BUNDLE SECRET... unpacks a report into the folder "bundle" and demands
+// that no secret of this device stands in it, and none of those given, however
+// it is written.
+func cmdClean(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: clean BUNDLE SECRET...")
+	}
+	secrets := append(theWorld(ts).secrets(), args[1:]...)
+	if len(secrets) < 4 {
+		ts.Fatalf("this device has %d secrets only, which proves little", len(secrets))
+	}
+	dir := ts.MkAbs("bundle")
+	ts.Check(os.RemoveAll(dir))
+	ts.Check(os.Mkdir(dir, 0o755))
+	ts.Check(ts.Exec("tar", "-xzf", ts.MkAbs(args[0]), "--strip-components=1", "-C", dir))
+	n := 0
+	ts.Check(filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		n++
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		text := strings.ToLower(path + "\n" + string(data))
+		for _, secret := range secrets {
+			for _, form := range []string{
+				secret, hex.EncodeToString([]byte(secret)), url.QueryEscape(secret), url.PathEscape(secret),
+				base64.StdEncoding.EncodeToString([]byte(secret)), base64.URLEncoding.EncodeToString([]byte(secret)),
+			} {
+				if strings.Contains(text, strings.ToLower(strings.TrimRight(form, "="))) {
+					return fmt.Errorf("a secret stands in %s, as %q", path, form)
+				}
+			}
+		}
+		return nil
+	}))
+	if n < 10 {
+		ts.Fatalf("there are %d files in the bundle", n)
+	}
 }

@@ -32,6 +32,8 @@ func run() int {
 		Summary: "tpm2cloud-idevid proves the TPM genuine and gives the device its manufacturer identity (IDevID)",
 		Config:  config.ProgramIDevID,
 		Open:    o.open,
+
+		Finishes: true,
 		Verbs: []cli.Verb{
 			{Name: "export", Summary: "write the IDevID certificate that is in the TPM to standard output",
 				Flags: func(f *flag.FlagSet) { f.BoolVar(&o.der, "der", false, "write DER; else PEM") }},
@@ -58,7 +60,7 @@ func (o *options) open(cfg *config.Config) (cli.Session, error) {
 		}
 		return o.verify(program, out)
 	}
-	return cli.Session{Steps: program.Steps(), Clock: now, Close: t.Close, Verb: verb}, nil
+	return cli.Session{Steps: program.Steps(), Clock: now, Close: t.Close, TPM: program.TPM, Verb: verb}, nil
 }
 
 func (o *options) export(program *idevid.Program, out io.Writer) error {

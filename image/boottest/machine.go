@@ -102,7 +102,7 @@ func put(t testing.TB, root string, files Files) {
 func packages(t testing.TB, arch string) (files []string) {
 	t.Helper()
 	dir := filepath.Join(top, "build/packages")
-	for _, name := range []string{"tpm2cloud-common", "tpm2cloud-ek-roots", "tpm2cloud-idevid", "tpm2cloud-ldevid", "tpm2cloud-edgecfg", "tpm2cloud", "tpm2cloud-lab"} {
+	for _, name := range []string{"tpm2cloud-common", "tpm2cloud-ek-roots", "tpm2cloud-idevid", "tpm2cloud-ldevid", "tpm2cloud-edgecfg", "tpm2cloud-cli", "tpm2cloud", "tpm2cloud-lab"} {
 		var found []string
 		for _, arch := range []string{arch, "all"} {
 			list, err := filepath.Glob(filepath.Join(dir, name+"_*_"+arch+".deb"))

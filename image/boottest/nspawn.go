@@ -114,12 +114,7 @@ func (m *Machine) PowerOn() {
 	m.t.Helper()
 	args := []string{"--directory=" + m.Root, "--boot", "--register=no", "--keep-unit", "--console=pipe", "--machine=board", "--link-journal=no"}
 	if m.TPM != nil {
-		m.TPM.On(m.t)
-		// The PKCS#11 library sets the locality through the control socket.
-		for _, socket := range []string{m.TPM.Socket, m.TPM.Socket + ".ctrl"} {
-			must(m.t, os.Chown(socket, 0, m.gid("tss")))
-			must(m.t, os.Chmod(socket, 0o660))
-		}
+		m.powerTPM()
 		args = append(args, "--bind="+filepath.Dir(m.TPM.Socket)+":/run/swtpm")
 	}
 	if m.Arch != "amd64" {
@@ -152,6 +147,17 @@ func (m *Machine) PowerOn() {
 		_, err := os.Stat(fmt.Sprintf("/proc/%d/root/run/systemd/private", m.leader))
 		return m.leader != 0 && err == nil
 	})
+}
+
+// powerTPM gives its TPM power, and the group that may use it.
+func (m *Machine) powerTPM() {
+	m.t.Helper()
+	m.TPM.On(m.t)
+	// The PKCS#11 library sets the locality through the control socket.
+	for _, socket := range []string{m.TPM.Socket, m.TPM.Socket + ".ctrl"} {
+		must(m.t, os.Chown(socket, 0, m.gid("tss")))
+		must(m.t, os.Chmod(socket, 0o660))
+	}
 }
 
 // gid is the number of a group of the machine.

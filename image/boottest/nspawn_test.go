@@ -58,6 +58,7 @@ if [ -e /etc/hold ]; then
 fi
 (exec -a /usr/bin/iotedge /usr/bin/tpm2cloud-lab "$@")
 [ "$*" != "config apply" ] || exec systemctl restart aziot-keyd.service
+[ "$*" != "system stop" ] || exec systemctl stop aziot-keyd.service
 `},
 		"/etc/sysusers.d/aziot.conf":    {Mode: 0o644, Data: "u aziotks -\nu aziotcs -\nu aziotid -\nu iotedge -\n"},
 		"/var/log/iotedge-stand-in.log": {Mode: 0o644},

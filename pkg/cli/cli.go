@@ -22,11 +22,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
+	"github.com/tpm2cloud/tpm2cloud/pkg/status"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
 	"github.com/tpm2cloud/tpm2cloud/pkg/systemd"
@@ -37,6 +40,8 @@ type Program struct {
 	Name    string
 	Summary string // what it does, for the usage text
 	Config  config.Program
+	// Finishes says that the program does what a reset has left to a boot.
+	Finishes bool
 	// Open makes the program ready, on the TPM where it uses one.
 	Open func(*config.Config) (Session, error)
 	// Verbs are those beside status and the one without a name.
@@ -48,6 +53,9 @@ type Session struct {
 	Steps []step.Step
 	Clock func() clock.Clock // that certificates are judged at
 	Close func() error
+	// TPM tells what the steps have seen of the TPM, nil: nothing. A program
+	// that does not look at the TPM has no such function.
+	TPM func() *status.TPM
 	// Verb does one of the program's own verbs.
 	Verb func(verb string, out io.Writer) error
 	// VerbSteps are the steps of a verb that has some.
@@ -66,53 +74,79 @@ type Verb struct {
 // is 1 then; its text, if it has one, is on standard output.
 var ErrNo = errors.New("no")
 
-// run is one call of a program.
-type run struct {
-	Program
+// command is one call of a program from a command line.
+type command struct {
+	name, summary  string
+	provisions     bool   // without a verb
+	verbs          []Verb // all of them
 	stdout, stderr io.Writer
 	journal        *systemd.Journal // nil: standard error is no journal
+	dir, root      string           // of the configuration; dir is below root
 	json           bool
-	cfg            *config.Config
-	last           step.Event        // the last step that ended
-	named          *step.Certificate // the last one that a step was about
+}
+
+// run is one call of a device program.
+type run struct {
+	command
+	Program
+	cfg    *config.Config
+	last   step.Event        // the last step that ended
+	named  *step.Certificate // the last one that a step was about
+	record *record           // nil: this call provisions nothing
 }
 
 // Main runs a program and returns its exit code.
 func Main(p Program, args []string, stdout, stderr io.Writer) int {
+	r := &run{Program: p, command: command{
+		name: p.Name, summary: p.Summary, provisions: true, stdout: stdout, stderr: stderr,
+		verbs: append([]Verb{{Name: verbStatus, Summary: "show every step, change nothing"}}, p.Verbs...),
+	}}
+	return r.finish(func() error {
+		err := r.main(args)
+		r.record.end(err)
+		return err
+	})
+}
+
+const verbStatus = "status"
+
+// finish does the work of a program and turns its error into lines and an exit
+// code.
+func (c *command) finish(work func() error) int {
 	// Secrets are in this process's memory, and would be in its core dump.
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 
-	r := &run{Program: p, stdout: stdout, stderr: stderr, journal: systemd.OpenJournal(p.Name)}
-	defer r.journal.Flush()
-	err := r.main(args)
-	if errors.Is(err, context.Canceled) {
-		err = step.Fail(step.Temporary, "interrupted by a signal; the next run goes on from here")
-	}
+	c.journal = systemd.OpenJournal(c.name)
+	defer c.journal.Flush()
+	err := work()
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case err == ErrNo:
 		return 1
 	}
-	r.report(err)
+	err = interrupted(err)
+	c.report(err)
 	return int(step.ClassOf(err))
 }
 
+// interrupted says in words what a cancelled context means here.
+func interrupted(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return step.Fail(step.Temporary, "interrupted by a signal; the next run goes on from here")
+	}
+	return err
+}
+
 func (r *run) main(args []string) error {
-	flags := flag.NewFlagSet(r.Name, flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	dir := flags.String("config", "/etc/tpm2cloud", "the directory of the configuration")
-	root := flags.String("root", "/", "the directory below which every absolute path of the configuration lies")
-	flags.BoolVar(&r.json, "json", false, "write JSON")
-	flags.Usage = func() {}
-	verb, err := r.parse(flags, args)
+	verb, err := r.parse(args)
 	if err != nil {
 		return err
 	}
-	if !filepath.IsAbs(*dir) {
-		return step.Fail(step.Usage, "--config %s: an absolute path is wanted; it lies below --root", *dir)
+	if verb == "" {
+		r.record = r.newRecord()
 	}
-	if r.cfg, err = config.Load(filepath.Join(*root, *dir), *root); err != nil {
+	if r.cfg, err = r.config(); err != nil {
 		return err
 	}
 	if err := r.cfg.Check(r.Config); err != nil {
@@ -129,7 +163,7 @@ func (r *run) main(args []string) error {
 	if err != nil {
 		return err
 	}
-	if verb == "status" {
+	if verb == verbStatus {
 		err = r.status(ctx, session)
 	} else {
 		err = session.Verb(verb, r.stdout)
@@ -144,53 +178,78 @@ func (r *run) hasSteps(verb string) bool {
 	return slices.ContainsFunc(r.Verbs, func(v Verb) bool { return v.Name == verb && v.Steps })
 }
 
+// config reads the configuration.
+func (c *command) config() (*config.Config, error) {
+	return config.Load(filepath.Join(c.root, c.dir), c.root)
+}
+
 // parse reads flags, verb and the verb's own flags. Flags of the program may
 // stand behind the verb as well.
-func (r *run) parse(flags *flag.FlagSet, args []string) (verb string, err error) {
+func (c *command) parse(args []string) (verb string, err error) {
+	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&c.dir, "config", "/etc/tpm2cloud", "the directory of the configuration")
+	flags.StringVar(&c.root, "root", "/", "the directory below which every absolute path of the configuration lies")
+	flags.BoolVar(&c.json, "json", false, "write JSON")
+	flags.Usage = func() {}
 	usage := func(err error) error {
 		if errors.Is(err, flag.ErrHelp) {
-			r.usage(r.stdout, flags)
+			c.usage(c.stdout, flags)
 			return err
 		}
-		return step.As(step.Usage, r.Name+" --help shows what there is", err)
+		return step.As(step.Usage, c.name+" --help shows what there is", err)
 	}
 	if err := flags.Parse(args); err != nil {
 		return "", usage(err)
 	}
-	if flags.NArg() == 0 {
-		return "", nil
+	if flags.NArg() == 0 && !c.provisions {
+		return "", usage(errors.New("it takes a verb"))
 	}
-	verb, args = flags.Arg(0), flags.Args()[1:]
-	own := flag.NewFlagSet(verb, flag.ContinueOnError)
-	own.SetOutput(io.Discard)
-	own.Usage = func() {}
-	flags.VisitAll(func(f *flag.Flag) { own.Var(f.Value, f.Name, f.Usage) })
-	known := verb == "status"
-	for _, v := range r.Verbs {
-		if v.Name == verb {
-			known = true
-			if v.Flags != nil {
-				v.Flags(own)
-			}
+	if flags.NArg() > 0 {
+		if verb, err = c.parseVerb(flags); err != nil {
+			return "", usage(err)
 		}
 	}
-	if !known {
-		return "", usage(fmt.Errorf("there is no verb %q", verb))
-	}
-	if err := own.Parse(args); err != nil {
-		return "", usage(err)
-	}
-	if own.NArg() > 0 {
-		return "", usage(fmt.Errorf("%s takes no argument %q", verb, own.Arg(0)))
+	if !filepath.IsAbs(c.dir) {
+		return "", step.Fail(step.Usage, "--config %s: an absolute path is wanted; it lies below --root", c.dir)
 	}
 	return verb, nil
 }
 
-func (r *run) usage(w io.Writer, flags *flag.FlagSet) {
-	fmt.Fprintf(w, "%s\n\nusage: %s [flags]           provision: bring every step to present\n", r.Summary, r.Name)
-	fmt.Fprintf(w, "       %s [flags] %-9s show every step, change nothing\n", r.Name, "status")
-	for _, v := range r.Verbs {
-		fmt.Fprintf(w, "       %s [flags] %-9s %s\n", r.Name, v.Name, v.Summary)
+func (c *command) parseVerb(flags *flag.FlagSet) (string, error) {
+	verb, args := flags.Arg(0), flags.Args()[1:]
+	i := slices.IndexFunc(c.verbs, func(v Verb) bool { return v.Name == verb })
+	if i < 0 {
+		return "", fmt.Errorf("there is no verb %q", verb)
+	}
+	own := flag.NewFlagSet(verb, flag.ContinueOnError)
+	own.SetOutput(io.Discard)
+	own.Usage = func() {}
+	flags.VisitAll(func(f *flag.Flag) { own.Var(f.Value, f.Name, f.Usage) })
+	if c.verbs[i].Flags != nil {
+		c.verbs[i].Flags(own)
+	}
+	if err := own.Parse(args); err != nil {
+		return "", err
+	}
+	if own.NArg() > 0 {
+		return "", fmt.Errorf("%s takes no argument %q", verb, own.Arg(0))
+	}
+	return verb, nil
+}
+
+func (c *command) usage(w io.Writer, flags *flag.FlagSet) {
+	fmt.Fprintf(w, "%s\n\n", c.summary)
+	head := "usage: "
+	line := func(what, summary string) {
+		fmt.Fprintf(w, "%s%s [flags] %-9s %s\n", head, c.name, what, summary)
+		head = "       "
+	}
+	if c.provisions {
+		line("", "provision: bring every step to present")
+	}
+	for _, v := range c.verbs {
+		line(v.Name, v.Summary)
 	}
 	fmt.Fprintf(w, "\nflags:\n")
 	show := func(f *flag.Flag) {
@@ -201,7 +260,7 @@ func (r *run) usage(w io.Writer, flags *flag.FlagSet) {
 		fmt.Fprintln(w)
 	}
 	flags.VisitAll(show)
-	for _, v := range r.Verbs {
+	for _, v := range c.verbs {
 		if v.Flags == nil {
 			continue
 		}
@@ -224,9 +283,13 @@ func (r *run) provision(ctx context.Context, verb string) error {
 	defer state.Close()
 	lock, err := r.lock(ctx, state, end)
 	if err != nil {
+		r.record = nil // the place is the other's, who has the lock
 		return err
 	}
 	defer lock.Unlock()
+	if err := reset.Allow(state, r.Finishes); err != nil {
+		return err
+	}
 	session, err := r.Open(r.cfg)
 	if err != nil {
 		return err
@@ -237,6 +300,7 @@ func (r *run) provision(ctx context.Context, verb string) error {
 			r.warn("%v", cerr)
 		}
 	}()
+	r.record.begin(session)
 	now, err := r.await(ctx, session.Clock, end)
 	if err != nil {
 		return err
@@ -312,12 +376,14 @@ const clockPoll = time.Second
 // event tells of one step.
 func (r *run) event(e step.Event) {
 	if !e.Done {
+		r.record.retry(e)
 		r.say(systemd.Warning, systemd.Waiting, map[string]string{"STEP": e.Step, "OBJECT": e.Observation.Object},
 			"retry: %s: %v; again in %s", e.Step, e.Err, e.Wait.Round(100*time.Millisecond))
 		systemd.Status("%s: %s; again in %s", e.Step, plain(e.Err.Error()), e.Wait.Round(time.Second))
 		return
 	}
 	r.last = e
+	r.record.done(e)
 	if c := e.Observation.Certificate; c != nil {
 		r.named = c
 	}
@@ -352,8 +418,8 @@ func said(o step.Observation) string {
 	return o.Detail
 }
 
-func (r *run) writeJSON(v any) {
-	enc := json.NewEncoder(r.stdout)
+func (c *command) writeJSON(v any) {
+	enc := json.NewEncoder(c.stdout)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(v) // to our own standard output
 }
@@ -368,24 +434,14 @@ func (r *run) status(ctx context.Context, session Session) error {
 			Steps   []step.Row `json:"steps"`
 		}{r.Name, clockState{now.Verified, now.Time, now.Why}, rows})
 	} else {
-		r.table(rows)
+		for _, row := range rows {
+			WriteRow(r.stdout, row, time.Time{})
+		}
 		if !now.Verified {
 			fmt.Fprintf(r.stdout, "clock unverified: %s\n", now.Why)
 		}
 	}
-	for _, row := range rows {
-		if row.Err != nil {
-			return fmt.Errorf("%s: %w", row.Step, row.Err)
-		}
-		if row.State != step.Present && row.Waiting == "" {
-			class := step.Temporary
-			if row.State == step.Conflict {
-				class = step.Refused
-			}
-			return &step.Error{Class: class, Hint: row.Hint, Err: fmt.Errorf("%s is %s", row.Step, row.State)}
-		}
-	}
-	return nil
+	return step.Verdict(rows)
 }
 
 type clockState struct {
@@ -394,18 +450,25 @@ type clockState struct {
 	Why      string    `json:"why,omitempty"` // it is not verified
 }
 
-func (r *run) table(rows []step.Row) {
-	for _, row := range rows {
-		text := said(row.Observation)
-		if row.Err != nil {
-			text = row.Error
-		}
-		fmt.Fprintf(r.stdout, "%-18s  %-8s  %s: %s\n", row.Step, row.State, row.Object, plain(text))
-		if c := row.Certificate; c != nil {
-			fmt.Fprintf(r.stdout, "%30s%s\n", "", plain(fmt.Sprintf("%s, by %s, until %s", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))))
-		}
-		for _, w := range row.Warnings {
-			fmt.Fprintf(r.stdout, "%30swarning: %s\n", "", plain(w))
-		}
+// WriteRow writes what was seen of a step, for people, and since when it is so
+// where that is known.
+func WriteRow(w io.Writer, row step.Row, since time.Time) {
+	text := said(row.Observation)
+	if row.Error != "" {
+		text = row.Error
+	}
+	if !since.IsZero() {
+		text = strings.TrimLeft(text+" (since "+since.Format(time.RFC3339)+")", " ")
+	}
+	object := row.Object
+	if object != "" && text != "" {
+		object += ": "
+	}
+	fmt.Fprintf(w, "%-18s  %-8s  %s%s\n", row.Step, row.State, object, plain(text))
+	if c := row.Certificate; c != nil {
+		fmt.Fprintf(w, "%30s%s\n", "", plain(fmt.Sprintf("%s, by %s, until %s", c.CommonName, c.Issuer, c.NotAfter.Format(time.DateOnly))))
+	}
+	for _, warning := range row.Warnings {
+		fmt.Fprintf(w, "%30swarning: %s\n", "", plain(warning))
 	}
 }

@@ -47,7 +47,7 @@ func TestAwaitClock(t *testing.T) {
 					}
 					return in(test.year)
 				}
-				now, err := (&run{stderr: &stderr}).await(t.Context(), read, begin.Add(10*time.Minute))
+				now, err := (&run{command: command{stderr: &stderr}}).await(t.Context(), read, begin.Add(10*time.Minute))
 				took := time.Since(begin)
 				if (took-test.took).Abs() > clockPoll || now.Verified != (test.took > 0 && test.err == "") {
 					t.Errorf("%+v after %s", now, took)
@@ -63,7 +63,7 @@ func TestAwaitClock(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (&run{stderr: new(bytes.Buffer)}).await(ctx, func() clock.Clock { return in(2099) }, time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
+	if _, err := (&run{command: command{stderr: new(bytes.Buffer)}}).await(ctx, func() clock.Clock { return in(2099) }, time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
 		t.Errorf("a signal while it waits: %v", err)
 	}
 }
@@ -81,7 +81,7 @@ func TestStatusClock(t *testing.T) {
 	} {
 		session := Session{Clock: func() clock.Clock { return test.clock }}
 		var text, data bytes.Buffer
-		if err := (&run{stdout: &text}).status(t.Context(), session); err != nil {
+		if err := (&run{command: command{stdout: &text}}).status(t.Context(), session); err != nil {
 			t.Fatal(err)
 		}
 		want := ""
@@ -91,7 +91,7 @@ func TestStatusClock(t *testing.T) {
 		if text.String() != want {
 			t.Errorf("it says %q, want %q", &text, want)
 		}
-		if err := (&run{stdout: &data, json: true}).status(t.Context(), session); err != nil {
+		if err := (&run{command: command{stdout: &data, json: true}}).status(t.Context(), session); err != nil {
 			t.Fatal(err)
 		}
 		var said struct{ Clock clockState }

@@ -14,30 +14,30 @@ import (
 
 // say writes a line to standard error, or to the journal, with its fields,
 // where that is the same.
-func (r *run) say(priority systemd.Priority, event systemd.Event, fields map[string]string, format string, args ...any) {
+func (c *command) say(priority systemd.Priority, event systemd.Event, fields map[string]string, format string, args ...any) {
 	line := plain(fmt.Sprintf(format, args...))
-	if !r.journal.Send(priority, event, line, fields) {
-		fmt.Fprintln(r.stderr, line)
+	if !c.journal.Send(priority, event, line, fields) {
+		fmt.Fprintln(c.stderr, line)
 	}
 }
 
 // warn tells of what is worse than it could be.
-func (r *run) warn(format string, args ...any) {
-	r.say(systemd.Warning, "", nil, "warning: "+format, args...)
+func (c *command) warn(format string, args ...any) {
+	c.say(systemd.Warning, "", nil, "warning: "+format, args...)
 }
 
 // report tells why the run failed, and what to do.
-func (r *run) report(err error) {
+func (c *command) report(err error) {
 	fields := map[string]string{"EXIT_CODE": strconv.Itoa(int(step.ClassOf(err))), "HINT": step.HintOf(err)}
 	if failure, ok := errors.AsType[*step.Failure](err); ok {
 		fields["STEP"] = failure.Step
 	}
 	// Several problems are several lines, each of them an error's.
 	for line := range strings.Lines(err.Error()) {
-		r.say(systemd.Error, eventOf(err), fields, "error: %s", strings.TrimSuffix(line, "\n"))
+		c.say(systemd.Error, eventOf(err), fields, "error: %s", strings.TrimSuffix(line, "\n"))
 	}
 	if hint := step.HintOf(err); hint != "" {
-		r.say(systemd.Error, "", nil, "hint: %s", hint)
+		c.say(systemd.Error, "", nil, "hint: %s", hint)
 	}
 	systemd.Status("%s", plain(err.Error()))
 }

@@ -163,6 +163,14 @@ func (c *Config) TCTI() string {
 	return "device:" + c.Path(c.TPM.Device)
 }
 
+// DefaultBelow is the configuration without any file, below a root: where that
+// of a device is broken, its files are most likely there.
+func DefaultBelow(root string) *Config {
+	c := Default()
+	c.root = root
+	return c
+}
+
 // Default is the configuration without any file.
 func Default() *Config {
 	return &Config{

@@ -132,6 +132,17 @@ func cause(err error) error {
 	return err
 }
 
+// Secrets are all secrets that the configuration names.
+func (c *Config) Secrets() (list []Secret) {
+	fields := schema(c)
+	for _, key := range fields.keys {
+		if v, ok := fields.at[key].Interface().(Secret); ok && v != "" {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
 // keyOf is the first key that names s.
 func (c *Config) keyOf(s Secret) string {
 	fields := schema(c)

@@ -215,6 +215,24 @@ func (p *Program) readPrevious() (*previous, error) {
 	return &prev, nil
 }
 
+// Registered says under which name identityd has the device at a hub, "": it has
+// none, and whether that is the name that it should have.
+func (p *Program) Registered() (name string, right bool, err error) {
+	prev, err := p.readPrevious()
+	if err != nil || !prev.provisioned {
+		return "", false, classify(err)
+	}
+	id, err := p.readLDevID()
+	if err != nil {
+		return prev.deviceID, false, err
+	}
+	want, err := p.deviceID(id)
+	return prev.deviceID, err == nil && prev.deviceID == want, err
+}
+
+// Installed says whether there is an agent to configure.
+func (p *Program) Installed() bool { return p.tool() != "" }
+
 // reprovision says why identityd must register anew, or "". It keeps the hub
 // and device that DPS gave it, and does not ask again at a start, not even with
 // another id scope: a changed configuration, and an image that was cloned from

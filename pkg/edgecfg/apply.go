@@ -96,7 +96,7 @@ func (s *applyStep) Act(ctx context.Context, _ step.Observation) error {
 	if !p.marked(markReprovision) {
 		return nil
 	}
-	if err := p.run(ctx, w, p.tool(), "system", "reprovision"); err != nil {
+	if err := p.run(ctx, w.secrets(), p.tool(), "system", "reprovision"); err != nil {
 		return fmt.Errorf("cannot have the device registered anew: %w", err)
 	}
 	return p.unmark(markReprovision)
@@ -122,11 +122,11 @@ func (p *Program) apply(ctx context.Context, w *wanted) error {
 			return classify(err)
 		}
 	}
-	if err := p.reloadUnits(ctx, w); err != nil {
+	if err := p.reloadUnits(ctx, w.secrets()); err != nil {
 		return err
 	}
 	// It stops all services, and so keyd with an old drop-in too.
-	if err := p.run(ctx, w, p.tool(), "config", "apply"); err != nil {
+	if err := p.run(ctx, w.secrets(), p.tool(), "config", "apply"); err != nil {
 		return fmt.Errorf("cannot apply %s: %w", p.cfg.Path(superPath), err)
 	}
 	if why, err := p.unapplied(w); err != nil || why != "" {
@@ -196,11 +196,11 @@ func (p *Program) removeForeignCertificate(deviceID string) error {
 }
 
 // reloadUnits has systemd read keyd's drop-in, where systemd runs this root.
-func (p *Program) reloadUnits(ctx context.Context, w *wanted) error {
+func (p *Program) reloadUnits(ctx context.Context, secrets []string) error {
 	if root := p.cfg.Root(); root != "" && root != "/" || !exists("/run/systemd/system") {
 		return nil
 	}
-	if err := p.run(ctx, w, "/usr/bin/systemctl", "daemon-reload"); err != nil {
+	if err := p.run(ctx, secrets, "/usr/bin/systemctl", "daemon-reload"); err != nil {
 		return fmt.Errorf("cannot have systemd read keyd's drop-in: %w", err)
 	}
 	return nil
@@ -216,7 +216,7 @@ const (
 
 // run runs one program. Its output is told only when it fails, the end of it,
 // and without the secrets of the configuration.
-func (p *Program) run(ctx context.Context, w *wanted, name string, args ...string) error {
+func (p *Program) run(ctx context.Context, secrets []string, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
 	var output tail
@@ -240,11 +240,16 @@ func (p *Program) run(ctx context.Context, w *wanted, name string, args ...strin
 		err = ended
 	}
 	command := strings.Join(append([]string{name}, args...), " ")
-	said := output.without(w.in.token.pin, percentEncode(w.in.token.pin), w.in.password)
+	said := output.without(secrets...)
 	if said == "" {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	return fmt.Errorf("%s: %w: %s", command, err, said)
+}
+
+// secrets are what no output may show.
+func (w *wanted) secrets() []string {
+	return []string{w.in.token.pin, percentEncode(w.in.token.pin), w.in.password}
 }
 
 // tail keeps the end of what is written to it, twice as much as is shown.
@@ -341,6 +346,16 @@ func (p *Program) askKeyd(ctx context.Context, w *wanted) error {
 		fmt.Errorf("cannot use the agent's key %q over %s: %w", id, socket, said))
 }
 
+// ProveKey asks the agent's key service for the key that this configuration has
+// it use.
+func (p *Program) ProveKey(ctx context.Context) error {
+	w, err := p.want()
+	if err != nil {
+		return err
+	}
+	return p.askKeyd(ctx, w)
+}
+
 // patiently asks until keyd, which is about to start, gives the answer, and
 // returns what it said last; the end of the time says less. The service is this
 // device's own: no jitter.
@@ -403,7 +418,10 @@ func askOnce(ctx context.Context, client *http.Client, id string, preloaded bool
 	return fmt.Errorf("keyd answered %s", answer.Status)
 }
 
-func (p *Program) marks() *store.Dir { return store.Open(p.state("edge"), 0o700) }
+// marksDir is the place of the marks below the state directory.
+const marksDir = "edge"
+
+func (p *Program) marks() *store.Dir { return store.Open(p.state(marksDir), 0o700) }
 
 func (p *Program) marked(name string) bool {
 	dir := p.marks()

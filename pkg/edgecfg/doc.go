@@ -50,6 +50,9 @@
 // Where the group aziotcs does not exist yet, root's has the files, and the next
 // run gives them to it. A user other than root, below another root, changes no owner.
 //
+// [Program.Removal] takes all of this away again, when the device changes its
+// owner, with what the daemons made of it.
+//
 // The first line of config.toml holds the digest of the rest. A config.toml
 // without it, or with another content than its digest, was edited by somebody: it is
 // kept as config.toml.DIGEST.bak before it is replaced, and each run warns of the

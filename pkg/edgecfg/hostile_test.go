@@ -128,7 +128,7 @@ func TestHostileTool(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			begin := time.Now()
-			err = p.run(ctx, w, p.tool(), "config", "apply")
+			err = p.run(ctx, w.secrets(), p.tool(), "config", "apply")
 			if took := time.Since(begin); took > 30*time.Second {
 				t.Errorf("it took %s", took)
 			}

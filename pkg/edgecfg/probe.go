@@ -33,6 +33,16 @@ func (p *Program) ready(ctx context.Context, w *wanted) error {
 	return p.probe(ctx, w)
 }
 
+// Probe looks for what would keep this program from configuring the agent now:
+// the system's clock, and the EST server that the agent is to use.
+func (p *Program) Probe(ctx context.Context) error {
+	w, err := p.want()
+	if err != nil {
+		return err
+	}
+	return p.ready(ctx, w)
+}
+
 // probe fetches /cacerts as certd will do at its first request, with the same
 // trust and password, but without the client certificate, whose key only keyd
 // can use.

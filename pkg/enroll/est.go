@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -47,6 +48,24 @@ func (e *Enroller) talk(o est.Options, do func(*est.Client) error) error {
 		return e.failed(err, roots)
 	}
 	return nil
+}
+
+// Probe finds out whether an EST server can be reached and is trusted. It shows no credential, so that one that is
+// wrong does not count as tried once more; a server that wants one is an EST server all the same.
+func (e *Enroller) Probe(ctx context.Context) error {
+	if e.enroll.Method == config.MethodCA {
+		return nil
+	}
+	return e.talk(est.Options{}, func(c *est.Client) error {
+		_, err := c.CACerts(ctx)
+		if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
+			return nil // it was verified, and wants a client's certificate
+		}
+		if answer, ok := errors.AsType[*est.Error](err); ok && (answer.Status == http.StatusUnauthorized || answer.Status == http.StatusForbidden) {
+			return nil
+		}
+		return err
+	})
 }
 
 // serverRoots are the CAs by which the EST server is verified; nil is the system's store.

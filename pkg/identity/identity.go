@@ -53,6 +53,7 @@ const (
 	FileKey         = "key.json" // of the IDevID: its blobs
 	FileEK          = "ek.json"
 	FileEKChain     = "ek.pem"
+	FileSRK         = "srk.json" // of the LDevID: which storage root key was made for it
 )
 
 // The modes of the files.

@@ -69,16 +69,17 @@ func New(cfg *config.Config, t *tpm.TPM, board *device.Info, now func() clock.Cl
 	return &Program{cfg: cfg, tpm: t, device: board, clock: now, files: identity.Dir(cfg, identity.IDevID)}
 }
 
-// Steps are the program.
+// Steps are the program; where a reset has left something to this boot, that
+// comes first.
 func (p *Program) Steps() []step.Step {
-	return []step.Step{
+	return append(p.finish(),
 		ekKey{p},
 		stateStep{p},
 		ekCertificate{p},
 		idevidKey{p},
 		idevidCertificate{p},
 		platform{p},
-	}
+	)
 }
 
 // prepare finds out, before the first change of the TPM, what would stop the

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
+	"github.com/tpm2cloud/tpm2cloud/pkg/status"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
 )
@@ -39,6 +40,20 @@ func (p *Program) readHierarchies() (h hierarchies, err error) {
 		h.open, err = p.tpm.PlatformOpen(p.content.index)
 	}
 	return h, err
+}
+
+// TPM is the TPM as the steps saw it, nil: not yet. Who made it is what the
+// vendor's certificate says: the TPM itself would have to be asked.
+func (p *Program) TPM() *status.TPM {
+	if p.hierarchies.State == (tpm.State{}) {
+		return nil
+	}
+	s := &status.TPM{LockoutCounter: p.hierarchies.LockoutCounter, LockoutMax: p.hierarchies.LockoutMax}
+	if v := p.vendor; v != nil && v.entry != nil {
+		names := v.entry.Certificate.Names
+		s.Vendor, s.Model, s.Firmware = names.Vendor(), names.Model, names.Version
+	}
+	return s
 }
 
 // disabler is the hierarchy by which TPM2_Clear can be disabled, or 0.

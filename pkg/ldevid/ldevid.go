@@ -15,6 +15,7 @@
 //	pins/user-pin, so-pin   the token's PINs: 0600 in a directory of 0700
 //	pins/tokens.json        the tokens that were made here and have them
 //	ldevid/                 as pkg/identity has it
+//	ldevid/srk.json         the name of the storage root key, if it was made here
 package ldevid
 
 import (

@@ -56,5 +56,8 @@ func (s srk) Act(context.Context, step.Observation) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, loaded.Flush()) }()
+	if err := s.noteSRK(loaded.Name); err != nil {
+		return err
+	}
 	return s.tpm.Persist(loaded, tpm.HandleSRK)
 }

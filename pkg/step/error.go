@@ -108,10 +108,12 @@ func ReasonOf(err error) Reason {
 	return ""
 }
 
-// Failure is the error of a run: the step that it ended at.
+// Failure is the error of a run: the step that it ended at, and what was seen
+// of it last.
 type Failure struct {
-	Step string
-	Err  error
+	Step        string
+	Observation Observation
+	Err         error
 }
 
 func (f *Failure) Error() string { return f.Step + ": " + f.Err.Error() }

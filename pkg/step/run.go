@@ -50,14 +50,14 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	for _, s := range r.Steps {
-		if err := r.run(ctx, s, deadline); err != nil {
-			return &Failure{s.Name(), err}
+		if obs, err := r.run(ctx, s, deadline); err != nil {
+			return &Failure{s.Name(), obs, err}
 		}
 	}
 	return nil
 }
 
-func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
+func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) (Observation, error) {
 	begin := time.Now()
 	waits := Waits{Draw: r.Draw}
 	changed := false
@@ -70,10 +70,10 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 		changed = changed || acted
 		if err == nil {
 			r.notify(Event{Step: s.Name(), Observation: obs, Changed: changed, Elapsed: time.Since(begin), Done: true})
-			return nil
+			return obs, nil
 		}
 		if ClassOf(err) != Temporary || errors.Is(err, context.Canceled) {
-			return err
+			return obs, err
 		}
 		setback := setbackOf(err)
 		wait, inTime := waits.Next(setback, time.Until(deadline))
@@ -81,7 +81,7 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 			if setback.Busy && !setback.Drawn {
 				err = errors.Join(err, postpone(s, time.Now().Add(wait), setback.Failures+waits.Failures()))
 			}
-			return r.gaveUp(err)
+			return obs, r.gaveUp(err)
 		}
 		r.notify(Event{Step: s.Name(), Observation: obs, Elapsed: time.Since(begin), Err: err, Wait: wait})
 		last = err
@@ -89,9 +89,9 @@ func (r *Runner) run(ctx context.Context, s Step, deadline time.Time) error {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			if ctx.Err() == context.DeadlineExceeded {
-				return r.gaveUp(err)
+				return obs, r.gaveUp(err)
 			}
-			return ctx.Err()
+			return obs, ctx.Err()
 		}
 	}
 }
@@ -122,6 +122,7 @@ func once(ctx context.Context, s Step) (obs Observation, acted bool, err error) 
 		}
 		obs, err = s.Observe(ctx)
 		if err != nil {
+			obs.State = Unknown
 			return obs, acted, err
 		}
 		switch {
@@ -158,4 +159,22 @@ func Observe(ctx context.Context, steps []Step) []Row {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// Verdict is nil when every row is present, or waits for somebody else; else it
+// is the error of the first row that is not.
+func Verdict(rows []Row) error {
+	for _, row := range rows {
+		if row.Err != nil {
+			return fmt.Errorf("%s: %w", row.Step, row.Err)
+		}
+		if row.State != Present && row.Waiting == "" {
+			class := Temporary
+			if row.State == Conflict {
+				class = Refused
+			}
+			return &Error{Class: class, Hint: row.Hint, Err: fmt.Errorf("%s is %s", row.Step, row.State)}
+		}
+	}
+	return nil
 }

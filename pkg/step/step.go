@@ -60,6 +60,16 @@ func (s State) String() string {
 // MarshalText makes a State a word in JSON.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads that word; one that is not known is Unknown.
+func (s *State) UnmarshalText(text []byte) error {
+	for *s = Missing; *s < Unknown; *s++ {
+		if s.String() == string(text) {
+			break
+		}
+	}
+	return nil
+}
+
 // An Observation is what Observe saw.
 type Observation struct {
 	State State `json:"state"`

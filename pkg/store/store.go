@@ -358,6 +358,30 @@ func (d *Dir) Remove(file string) error {
 	return d.sync(path.Dir(file))
 }
 
+// RemoveAll removes the directory with all that is in it; a link in its place is
+// removed, and not followed. A later Write makes it anew.
+func (d *Dir) RemoveAll() error {
+	if err := d.Close(); err != nil {
+		return fmt.Errorf("cannot close %s: %w", d.name, err)
+	}
+	d.root = nil
+	if err := os.RemoveAll(d.name); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", d.name, err)
+	}
+	parent, err := os.Open(filepath.Dir(d.name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot sync %s: %w", filepath.Dir(d.name), err)
+	}
+	defer parent.Close()
+	if err := parent.Sync(); err != nil {
+		return fmt.Errorf("cannot sync %s: %w", filepath.Dir(d.name), err)
+	}
+	return nil
+}
+
 // SetAside moves what is in the directory into a directory inside it, where
 // nobody looks for it: the entries in the order of their names, and the last
 // one at the very end, so that it tells whether all are moved. Directories of

@@ -266,3 +266,41 @@ func TestCreateTogether(t *testing.T) {
 		}
 	}
 }
+
+// A link in the directory's place goes, and what it points to stays; the
+// directory can be written to again.
+func TestRemoveAll(t *testing.T) {
+	top := t.TempDir()
+	d := Open(filepath.Join(top, "d"), 0o700)
+	defer d.Close()
+	for range 2 {
+		if err := d.Write("a", []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(d.Path("deeper"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.RemoveAll(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(d.Name()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it is there: %v", err)
+		}
+	}
+	if err := d.RemoveAll(); err != nil {
+		t.Errorf("nothing to remove: %v", err)
+	}
+	outside := filepath.Join(top, "outside")
+	if err := errors.Join(os.Mkdir(outside, 0o755), os.WriteFile(filepath.Join(outside, "f"), nil, 0o600), os.Symlink(outside, d.Name())); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.RemoveAll(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(outside, "f")); err != nil {
+		t.Errorf("a link was followed: %v", err)
+	}
+	if err := Open(filepath.Join(top, "no/such/parent"), 0o755).RemoveAll(); err != nil {
+		t.Errorf("no parent: %v", err)
+	}
+}

@@ -72,6 +72,37 @@ func TestReadOnlyDirectory(t *testing.T) {
 	}
 }
 
+// A token goes with its keys and seals; what another token has stays.
+func TestRemoveToken(t *testing.T) {
+	dir := madeStore(t)
+	s := must[*Store](t)(OpenStore(dir, ReadWrite))
+	defer s.Close()
+	tok := must[*Token](t)(s.Token("edge"))
+	exec1(t, dir, `INSERT INTO tokens (id, pid, label, config) SELECT 99, pid, 'other', config FROM tokens WHERE label = 'edge'`)
+	exec1(t, dir, `INSERT INTO sealobjects (tokid, sopub, sopriv, soauthsalt) SELECT 99, sopub, sopriv, soauthsalt FROM sealobjects`)
+	if err := errors.Join(s.AddKey(tok.ID, testKey()), s.AddKey(99, testKey())); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RemoveToken("edge"); err != nil {
+		t.Fatal(err)
+	}
+	if labels := must[[]string](t)(s.Labels()); len(labels) != 1 || labels[0] != "other" {
+		t.Errorf("the tokens are %q", labels)
+	}
+	if keys := must[[]Key](t)(s.Keys(tok.ID, "")); len(keys) != 0 {
+		t.Errorf("keys of a removed token: %+v", keys)
+	}
+	if keys := must[[]Key](t)(s.Keys(99, "")); len(keys) != 1 {
+		t.Errorf("keys of the other token: %+v", keys)
+	}
+	if other := must[*Token](t)(s.Token("other")); len(other.Seals.SOPublic) == 0 {
+		t.Error("the other token has lost its seal")
+	}
+	if err := s.RemoveToken("edge"); !errors.Is(err, ErrNoToken) {
+		t.Errorf("a token that is gone: %v", err)
+	}
+}
+
 func TestHalfPairs(t *testing.T) {
 	dir := madeStore(t)
 	s := must[*Store](t)(OpenStore(dir, ReadWrite))

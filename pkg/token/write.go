@@ -160,6 +160,32 @@ func relabel(tx *sql.Tx, tokenID int64, from, to string) error {
 	return nil
 }
 
+// RemoveToken removes a token with all its keys, in one transaction; none is
+// [ErrNoToken]. The keys in the TPM are the caller's, and so is a store that is empty
+// then ([RemoveStore]).
+func (s *Store) RemoveToken(label string) error {
+	err := s.write(func(tx *sql.Tx) error {
+		var id int64
+		if err := tx.QueryRow(`SELECT id FROM tokens WHERE label = ?`, label).Scan(&id); err != nil {
+			if errors.Is(err, sql.ErrNoRows) {
+				return ErrNoToken
+			}
+			return err
+		}
+		// Foreign keys are off, as they are in the library.
+		for _, text := range []string{`DELETE FROM tobjects WHERE tokid = ?`, `DELETE FROM sealobjects WHERE tokid = ?`, `DELETE FROM tokens WHERE id = ?`} {
+			if _, err := tx.Exec(text, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot remove token %q: %w", label, err)
+	}
+	return nil
+}
+
 // write runs f in one transaction, under the library's lock as well, so that no other
 // process migrates the store by a copy meanwhile.
 func (s *Store) write(f func(*sql.Tx) error) error {

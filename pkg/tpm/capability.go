@@ -1,6 +1,10 @@
 package tpm
 
 import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -12,6 +16,9 @@ type State struct {
 	LockoutAuthSet             bool // somebody set the lockout authorisation
 	ClearDisabled              bool // TPM2_Clear is refused
 	PlatformEnabled            bool // the platform hierarchy can be used
+	// RoomForKeys is how many persistent keys fit into what is left of the
+	// TPM's memory, at least.
+	RoomForKeys int
 }
 
 // The bits of TPMA_PERMANENT and TPMA_STARTUP_CLEAR (Part 2, clauses 8.6, 8.7).
@@ -27,6 +34,8 @@ func (t *TPM) State() (State, error) {
 	seen := 0
 	err := t.properties(tpm2.TPMPTPermanent, func(property tpm2.TPMPT, v uint32) {
 		switch property {
+		case tpm2.TPMPTHRPersistentAvail:
+			s.RoomForKeys = int(v)
 		case tpm2.TPMPTLockoutCounter:
 			s.LockoutCounter = int(v)
 		case tpm2.TPMPTMaxAuthFail:
@@ -44,6 +53,58 @@ func (t *TPM) State() (State, error) {
 		err = step.Fail(step.Refused, "cannot read the state of the TPM: it does not tell it")
 	}
 	return s, err
+}
+
+// Make is who made a TPM, as it says itself.
+type Make struct {
+	Vendor, Model string // as the TPM spells them: "IFX", "SLB9670"
+	Firmware      string // four numbers, as vendors write it
+}
+
+// Make reads who made the TPM.
+func (t *TPM) Make() (Make, error) {
+	var m Make
+	var model []byte
+	var firmware [2]uint32
+	err := t.properties(tpm2.TPMPTManufacturer, func(property tpm2.TPMPT, v uint32) {
+		switch property {
+		case tpm2.TPMPTManufacturer:
+			m.Vendor = letters(binary.BigEndian.AppendUint32(nil, v))
+		case tpm2.TPMPTVendorString1, tpm2.TPMPTVendorString2, tpm2.TPMPTVendorString3, tpm2.TPMPTVendorString4:
+			model = binary.BigEndian.AppendUint32(model, v)
+		case tpm2.TPMPTFirmwareVersion1:
+			firmware[0] = v
+		case tpm2.TPMPTFirmwareVersion2:
+			firmware[1] = v
+		}
+	})
+	m.Model = letters(model)
+	m.Firmware = fmt.Sprintf("%d.%d.%d.%d", firmware[0]>>16, firmware[0]&0xffff, firmware[1]>>16, firmware[1]&0xffff)
+	if err == nil && m.Vendor == "" {
+		err = step.Fail(step.Refused, "cannot read who made the TPM: it does not tell it")
+	}
+	return m, err
+}
+
+// Resets is how often the TPM was reset; the platform hierarchy is open after
+// each reset, whether the board booted or not.
+func (t *TPM) Resets() (uint32, error) {
+	rsp, err := tpm2.ReadClock{}.Execute(t.transport)
+	if err != nil {
+		return 0, fail(err, "read how often the TPM was reset")
+	}
+	return rsp.CurrentTime.ClockInfo.ResetCount, nil
+}
+
+// letters is a text of a TPM, which fills it up with zeros or blanks.
+func letters(b []byte) string {
+	printable := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, string(b))
+	return strings.TrimSpace(printable)
 }
 
 // propertyGroup is the number of properties in a group (PT_GROUP, Part 2, clause
@@ -84,16 +145,26 @@ const mostIndices = 1024
 
 // Indices lists the NV indices that are defined.
 func (t *TPM) Indices() ([]tpm2.TPMHandle, error) {
+	return t.handles(tpm2.TPMHTNVIndex, "NV indices")
+}
+
+// Persistent lists the handles of the keys that outlast a reset.
+func (t *TPM) Persistent() ([]tpm2.TPMHandle, error) {
+	return t.handles(tpm2.TPMHTPersistent, "persistent keys")
+}
+
+// handles lists those of a type.
+func (t *TPM) handles(kind tpm2.TPMHT, what string) ([]tpm2.TPMHandle, error) {
 	var all []tpm2.TPMHandle
-	next := uint32(tpm2.TPMHTNVIndex) << 24
+	next := uint32(kind) << 24
 	for {
 		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: next, PropertyCount: 254}.Execute(t.transport)
 		if err != nil {
-			return nil, fail(err, "list the NV indices")
+			return nil, fail(err, "list the "+what)
 		}
 		list, err := rsp.CapabilityData.Data.Handles()
 		if err != nil {
-			return nil, step.Fail(step.Refused, "cannot list the NV indices: %w", err)
+			return nil, step.Fail(step.Refused, "cannot list the %s: %w", what, err)
 		}
 		for _, h := range list.Handle {
 			// One that does not get on could be asked for ever.

@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -66,7 +67,7 @@ func Open(device string, secrets Secrets) (*TPM, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, step.As(step.Permission, "run as root, or as a member of the group tss", fmt.Errorf("cannot open the TPM %s: %w", device, err))
+		return nil, step.As(step.Permission, mayOpen, fmt.Errorf("cannot open the TPM %s: %w", device, err))
 	case err != nil:
 		return nil, step.Because(step.NoTPM, step.As(step.Unavailable,
 			"is a TPM fitted and enabled? On a Raspberry Pi: dtparam=spi=on and dtoverlay=tpm-slb9670 in config.txt; [tpm] device names another one",
@@ -76,6 +77,9 @@ func Open(device string, secrets Secrets) (*TPM, error) {
 	tpm.close = t.Close
 	return tpm, nil
 }
+
+// mayOpen is the next action of who may not open the TPM.
+const mayOpen = "run as root, or as a member of the group tss"
 
 // New uses a TPM that is open.
 func New(t transport.TPM, secrets Secrets) *TPM {
@@ -129,6 +133,11 @@ func fail(err error, format string, args ...any) error {
 	wrapped := fmt.Errorf("cannot "+format+": %w", append(args, err)...)
 	class, hint := step.Temporary, ""
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		// A socket is opened with each command.
+		class, hint = step.Permission, mayOpen
+	case errors.Is(err, syscall.ECONNREFUSED):
+		hint = "does the software TPM run? Where it is this project's: systemctl status tpm2cloud-swtpm"
 	case errors.Is(err, tpm2.TPMRCLockout):
 		hint = "the TPM counts wrong authorisations and blocks until its recovery time has passed, or until TPM2_DictionaryAttackLockReset"
 	case Denied(err), errors.Is(err, tpm2.TPMRCAuthUnavailable), errors.Is(err, tpm2.TPMRCIntegrity), errors.Is(err, tpm2.TPMRCAttributes),

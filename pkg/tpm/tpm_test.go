@@ -9,6 +9,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -432,6 +439,67 @@ func TestClasses(t *testing.T) {
 	}
 }
 
+// deniedBus is a socket that the user may not open.
+type deniedBus struct{}
+
+func (deniedBus) Send([]byte) ([]byte, error) {
+	return nil, &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)}
+}
+
+// A socket tells with the first command only whether somebody listens, and
+// whether one may speak to him.
+func TestSocket(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.SetUnlinkOnClose(false)
+	socket.Close()
+	tpm, err := Open("unix:"+path, Secrets{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = tpm.State(); step.ClassOf(err) != step.Temporary || step.HintOf(err) == "" {
+		t.Errorf("nobody listens: class %d, hint %q: %v", step.ClassOf(err), step.HintOf(err), err)
+	}
+	denied := New(deniedBus{}, Secrets{})
+	if _, err = denied.State(); step.ClassOf(err) != step.Permission || step.HintOf(err) == "" {
+		t.Errorf("not allowed: class %d, hint %q: %v", step.ClassOf(err), step.HintOf(err), err)
+	}
+}
+
+// A TPM says who made it, and how it stands: with a command for each, because
+// the first is not asked for at each boot.
+func TestProperties(t *testing.T) {
+	t.Parallel()
+	software := tpmkit.Start(t)
+	counted := &fault.Cutter{TPM: software.Open(t)}
+	tpm := New(counted, Secrets{})
+	who, err := tpm.Make()
+	if err != nil || counted.Sent != 1 || who.Vendor != "IBM" || !strings.Contains(who.Model, "TPM") || !regexp.MustCompile(`^[1-9][0-9]*(\.[0-9]+){3}$`).MatchString(who.Firmware) {
+		t.Errorf("%+v by %d commands, %v", who, counted.Sent, err)
+	}
+	storage(t, tpm)
+	if keys, err := tpm.Persistent(); err != nil || !slices.Equal(keys, []tpm2.TPMHandle{HandleSRK}) {
+		t.Errorf("the persistent keys are %x, %v", keys, err)
+	}
+	before, err := tpm.Resets()
+	if err != nil {
+		t.Error(err)
+	}
+	software.Reboot(t)
+	if after, err := tpm.Resets(); err != nil || after == before {
+		t.Errorf("%d resets, then %d, %v", before, after, err)
+	}
+	counted.Sent = 1
+	state, err := tpm.State()
+	if err != nil || counted.Sent != 2 || state.LockoutMax == 0 || state.RoomForKeys == 0 || !state.PlatformEnabled || state.ClearDisabled {
+		t.Errorf("%+v by %d commands, %v", state, counted.Sent, err)
+	}
+}
+
 // A short, long or empty answer is an error, and no panic.
 func TestTruncatedAnswers(t *testing.T) {
 	t.Parallel()
@@ -448,6 +516,9 @@ func TestTruncatedAnswers(t *testing.T) {
 			}
 			if err := tpm.ResetLockout(); err == nil && n < 10 {
 				t.Errorf("%d bytes of an answer were taken", n)
+			}
+			if _, err := tpm.Make(); err == nil {
+				t.Errorf("%d bytes of who made it were taken", n)
 			}
 			if _, err := tpm.State(); err == nil {
 				t.Errorf("%d bytes of the properties were taken", n)

@@ -30,6 +30,7 @@ var programs = []program{
 	{name: "tpm2cloud-idevid", module: ".", path: "./cmd/tpm2cloud-idevid"},
 	{name: "tpm2cloud-ldevid", module: ".", path: "./cmd/tpm2cloud-ldevid", cgo: true},
 	{name: "tpm2cloud-edgecfg", module: ".", path: "./cmd/tpm2cloud-edgecfg"},
+	{name: "tpm2cloud", module: ".", path: "./cmd/tpm2cloud", cgo: true},
 	{name: "tpm2cloud-lab", module: "cmd/tpm2cloud-lab", path: ".", cgo: true},
 }
 

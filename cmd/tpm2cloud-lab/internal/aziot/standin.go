@@ -77,7 +77,7 @@ func runTool(name, root string, args []string, stdout io.Writer) error {
 			return fmt.Errorf("cannot reprovision: %w", err)
 		}
 		return nil
-	case "system restart":
+	case "system restart", "system stop":
 		return nil
 	default:
 		return fmt.Errorf("unknown command %q", command)
