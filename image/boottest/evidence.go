@@ -271,9 +271,30 @@ func signWithLDevID(t testing.TB, tpm *TPM, root string, file func(string) strin
 	// The PIN is not in the argument list, which everybody can read.
 	env := append(tpm.environment(), "TPM2_PKCS11_STORE="+file("store"), "PIN="+strings.TrimSpace(read(t, filepath.Join(root, "var/lib/tpm2cloud/pins/user-pin"))))
 	command(t, env, "pkcs11-tool", "--module", modules[0], "--token-label", "edge", "--login", "--pin", "env:PIN", "--sign",
-		"--mechanism", "ECDSA-SHA256", "--label", "ldevid", "--signature-format", "openssl", "--input-file", file("message"), "--output-file", file("signature"))
+		"--mechanism", "ECDSA-SHA256", "--id", keyID(t, env, modules[0], "ldevid"), "--signature-format", "openssl", "--input-file", file("message"), "--output-file", file("signature"))
 	must(t, os.WriteFile(file("ldevid.pub"), []byte(command(t, nil, "openssl", "x509", "-in", file("ldevid.pem"), "-noout", "-pubkey")), 0o644))
 	command(t, nil, "openssl", "dgst", "-sha256", "-verify", file("ldevid.pub"), "-signature", file("signature"), file("message"))
+}
+
+// keyID is the id, in hex, of the private key of a label: to sign, pkcs11-tool takes a key by its id, or
+// else the first one, which may be the agent's.
+func keyID(t testing.TB, env []string, module, label string) (id string) {
+	t.Helper()
+	found := false
+	for _, line := range lines(command(t, env, "pkcs11-tool", "--module", module, "--token-label", "edge", "--login", "--pin", "env:PIN", "--list-objects", "--type", "privkey")) {
+		switch name, value, _ := strings.Cut(strings.TrimSpace(line), ":"); name {
+		case "label":
+			found = strings.TrimSpace(value) == label
+		case "ID":
+			if found {
+				id = strings.TrimSpace(value)
+			}
+		}
+	}
+	if id == "" {
+		t.Errorf("the token has no private key %q", label)
+	}
+	return id
 }
 
 func commonName(t testing.TB, certificate string) string {
