@@ -136,7 +136,8 @@ func TestTogether(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(*seed, uint64(round)))
 			d := newMachine(t, factory.Fork(t), vendor)
-			// Of each kind one at least; a status takes no lock.
+			t.Logf("-seed %d", *seed)
+			// Three of these or more; a status takes no lock.
 			names := []string{"idevid", "ldevid", "edgecfg", "idevid", "ldevid", "idevid status", "ldevid status"}
 			random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 			names = names[:3+random.IntN(len(names)-2)]
@@ -154,14 +155,11 @@ func TestTogether(t *testing.T) {
 				case status && (code == 75 || code == 65):
 				case !status && p.name != "idevid" && code == 65 && strings.Contains(p.said.String(), "hint: "):
 				default:
-					t.Errorf("-seed %d: of %v, %s ended with %d: %s", *seed, names, names[i], code, p.said.String())
+					t.Errorf("of %v, %s ended with %d: %s", names, names[i], code, p.said.String())
 				}
 			}
 			d.complete()
 			d.sound()
-			if t.Failed() {
-				t.Logf("-seed %d", *seed)
-			}
 		})
 	}
 }
@@ -175,18 +173,14 @@ func TestTokenInUse(t *testing.T) {
 	made := newMachine(t, factory.Fork(t), vendor)
 	made.complete()
 	made.tpm.Cut()
-	state := filepath.Join(made.root, "var/lib/tpm2cloud")
 	for round := range *rounds {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			t.Parallel()
 			random := rand.New(rand.NewPCG(*seed, uint64(round)))
 			t.Logf("-seed %d", *seed)
 			d := newMachine(t, made.tpm.Fork(t), vendor)
-			if err := os.MkdirAll(filepath.Join(d.root, "var/lib/tpm2cloud"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := copyTree(state, filepath.Join(d.root, "var/lib/tpm2cloud")); err != nil {
-				t.Fatal(err)
+			if out, err := exec.Command("cp", "-a", filepath.Join(made.root, "var"), d.root).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
 			}
 			// The CA is that of the device which was made.
 			for _, name := range []string{"ca.pem", "ca.key"} {
@@ -213,7 +207,11 @@ func TestTokenInUse(t *testing.T) {
 			} else {
 				code := writer.end()
 				result := user.stop(t)
-				t.Logf("ldevid ended with %d beside %+v: %s", code, result, writer.said.String())
+				// Without a resource manager the two may be short of slots: that is
+				// no room in the TPM (75), or whatever the library says (69).
+				if code != 0 && code != 69 && code != 75 || result.Uses == 0 {
+					t.Errorf("ldevid ended with %d beside %+v: %s", code, result, writer.said.String())
+				}
 				d.release(t)
 			}
 			d.configure(t, "")
@@ -338,15 +336,6 @@ func (u *tokenUser) stop(t *testing.T) (result used) {
 		t.Fatal(errors.Join(err, errors.New(string(data))))
 	}
 	return result
-}
-
-// copyTree copies with the modes, and makes nothing but directories and files.
-func copyTree(from, to string) error {
-	out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("cp: %w: %s", err, out)
-	}
-	return nil
 }
 
 // configure writes a drop-in that comes after all others.

@@ -51,10 +51,14 @@ func openSocket(path string) (*socket, error) {
 
 // Send implements transport.TPM.
 func (s *socket) Send(command []byte) ([]byte, error) {
-	answer, err := s.send(command)
+	wait := s.patience
+	if len(command) >= headerSize && slow[tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))] {
+		wait = max(wait, slowPatience)
+	}
+	answer, err := s.send(command, time.Now().Add(wait))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = step.As(step.Temporary, "does another program keep a connection to it open? A software TPM serves one at a time (ss -xp shows them)",
-			fmt.Errorf("the TPM at %s does not answer within %s", s.path, s.patience))
+			fmt.Errorf("the TPM at %s does not answer within %s", s.path, wait))
 	}
 	return answer, err
 }
@@ -65,17 +69,13 @@ const headerSize = 10
 // maxAnswer bounds what is read: TPMs of today answer with 4 KiB at most.
 const maxAnswer = 64 << 10
 
-func (s *socket) send(command []byte) ([]byte, error) {
-	c, err := s.dial(time.Now().Add(s.patience))
+func (s *socket) send(command []byte, deadline time.Time) ([]byte, error) {
+	c, err := s.dial(deadline)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	wait := s.patience
-	if len(command) >= headerSize && slow[tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))] {
-		wait = max(wait, slowPatience)
-	}
-	if err := c.SetDeadline(time.Now().Add(wait)); err != nil {
+	if err := c.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
 	if _, err := c.Write(command); err != nil {
