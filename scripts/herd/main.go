@@ -25,6 +25,8 @@
 //     start 15 min after the boot or the last one, and up to 5 min more by
 //     chance. The minute by which systemd may shift a timer (AccuracySec=) is
 //     left out: it would spread the devices further.
+//   - A run waits within its budget only. Fleets whose work takes a CA longer
+//     than that, but not much longer, lose up to a period of the timer.
 //   - Nobody switches a device off, and no request fails for another reason.
 //
 // What is measured: how long until the last device has both certificates, and
@@ -51,7 +53,7 @@ import (
 )
 
 func main() {
-	fleets := flag.String("fleets", "10000,1000000", "`sizes` of the fleets")
+	fleets := flag.String("fleets", "10000,100000,1000000", "`sizes` of the fleets")
 	seed := flag.Uint64("seed", 1, "`number` that all chance comes from")
 	out := flag.String("out", "build/herd", "`directory` for plots and figures")
 	flag.Parse()
@@ -115,7 +117,7 @@ func table(w io.Writer, outcomes []outcome) (missed []string) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "CA\tall done\tof ideal\tnine of ten\trequests a device\tin one second\tpeak to mean\ttargets")
 	for _, o := range outcomes {
-		fmt.Fprintf(t, "%s\t%.0f s\t%.2f\t%d s\tmean %.1f, most %d\t%d (%.1f %%)\t%.1f\t%s\n", o.Model, o.Seconds, o.Ratio, o.NineOfTen,
+		fmt.Fprintf(t, "%s\t%s\t%.2f\t%d s\tmean %.1f, most %d\t%d (%.1f %%)\t%.1f\t%s\n", o.Model, o.took(), o.Ratio, o.NineOfTen,
 			o.MeanRequests, o.MostRequests, o.Peak, 100*o.PeakShare, o.PeakToMean, o.verdict())
 		missed = append(missed, o.Missed...)
 	}

@@ -12,8 +12,10 @@ const (
 	outage = time.Hour
 	// patience is how long a device waits for an answer (pkg/est).
 	patience = 30 * time.Second
-	// never is the end of a simulation that comes to none.
-	never = 30 * 24 * time.Hour
+	// never is the end of a simulation that comes to none: more than twice what a
+	// million devices need at best. A CA that collapses shows it sooner.
+	never    = 12 * time.Hour
+	collapse = time.Hour
 )
 
 // model is a CA and what must become of a fleet before it.
@@ -21,6 +23,7 @@ type model struct {
 	name string
 	ca   func() ca
 	from time.Duration // when the CA begins: the ideal counts from there
+	end  time.Duration // of the simulation
 	targets
 }
 
@@ -33,28 +36,33 @@ type targets struct {
 }
 
 // small is the size of a fleet for which all targets apply. A million devices
-// that are told "30 s" by a CA that needs five hours must ask more often.
-const small = 10_000
+// that are told "30 s" by a CA that needs five hours must ask more often. Between
+// small and large, turns come while no run waits for them, and are missed until
+// the timer comes: that much more time is allowed.
+const (
+	small = 10_000
+	large = 1_000_000
+)
 
 func limited(after func(*fenced) time.Duration, refusal time.Duration) *fenced {
 	return &fenced{worker: worker{each: each}, longest: time.Second, refusal: refusal, after: after}
 }
 
 var models = []model{
-	{"503, Retry-After: backlog / rate", func() ca { return limited(estimating, 0) }, 0, targets{1.15, 10, 0.1, 5}},
-	{"503, Retry-After: 30", func() ca { return limited(constant(30*time.Second), 0) }, 0, targets{2, 10, 0.1, 5}},
-	{"503, Retry-After: 120", func() ca { return limited(constant(2*time.Minute), 0) }, 0, targets{share: 0.1}},
-	{"503, no Retry-After", func() ca { return limited(constant(0), 0) }, 0, targets{}},
-	{"backlog / rate; a refusal takes 1 ms", func() ca { return limited(estimating, time.Millisecond) }, 0, targets{}},
-	{"no limit: answers late, or not at all", func() ca { return &unfenced{worker{each: each}, 4096} }, 0, targets{}},
-	{"an hour down, then backlog / rate", func() ca { return &down{outage, limited(estimating, 0)} }, outage, targets{}},
+	{"503, Retry-After: backlog / rate", func() ca { return limited(estimating, 0) }, 0, never, targets{1.15, 10, 0.1, 5}},
+	{"503, Retry-After: 30", func() ca { return limited(constant(30*time.Second), 0) }, 0, never, targets{2, 10, 0.1, 5}},
+	{"503, Retry-After: 120", func() ca { return limited(constant(2*time.Minute), 0) }, 0, never, targets{share: 0.1}},
+	{"503, no Retry-After", func() ca { return limited(constant(0), 0) }, 0, never, targets{}},
+	{"backlog / rate; a refusal takes 1 ms", func() ca { return limited(estimating, time.Millisecond) }, 0, collapse, targets{}},
+	{"no limit: answers late, or not at all", func() ca { return &unfenced{worker{each: each}, 4096} }, 0, collapse, targets{}},
+	{"an hour down, then backlog / rate", func() ca { return &down{outage, limited(estimating, 0)} }, outage, never, targets{}},
 }
 
 // outcome is what became of a fleet, in figures.
 type outcome struct {
 	Model        string   `json:"model"`
 	Devices      int      `json:"devices"`
-	Done         bool     `json:"done"`
+	Issued       float64  `json:"issued"`        // of all certificates
 	Seconds      float64  `json:"seconds"`       // from the CA's beginning until the last certificate
 	NineOfTen    int      `json:"nine_of_ten_s"` // the same until nine of ten were issued
 	Ratio        float64  `json:"ratio_to_ideal"`
@@ -66,7 +74,7 @@ type outcome struct {
 	Missed       []string `json:"missed,omitempty"`
 	PerSecond    []int    `json:"requests_per_second"`
 
-	from    time.Duration
+	end     time.Duration
 	targets targets
 }
 
@@ -77,12 +85,12 @@ func (o outcome) ideal() float64 { return certificates * float64(o.Devices) / ra
 const powerOn = 5 // seconds
 
 func (m model) simulate(n int, seed uint64) outcome {
-	return m.judge(release(n, m.ca(), device{}, seed, never))
+	return m.judge(release(n, m.ca(), device{}, seed, m.end))
 }
 
 func (m model) judge(r result) outcome {
 	n := len(r.devices)
-	o := outcome{Model: m.name, Devices: n, Done: r.issued == certificates*n, PerSecond: r.perSecond, from: m.from, targets: m.targets,
+	o := outcome{Model: m.name, Devices: n, Issued: float64(r.issued) / float64(certificates*n), PerSecond: r.perSecond, end: m.end, targets: m.targets,
 		Seconds: (r.last - m.from).Seconds(), NineOfTen: int((r.nineOfTen - m.from).Seconds())}
 	o.Ratio = o.Seconds / o.ideal()
 	total := 0
@@ -115,14 +123,26 @@ func (o outcome) misses() (list []string) {
 		}
 	}
 	t := o.targets
-	miss(!o.Done, "not every device has its certificates")
-	miss(t.ratio > 0 && o.Ratio > t.ratio, "%.2f of the ideal time, at most %.2f is wanted", o.Ratio, t.ratio)
+	miss(o.Issued < 1 && t != targets{}, "not every device has its certificates after %s", o.end)
+	allowed := t.ratio
+	if o.Devices > small && o.Devices < large {
+		allowed += (timerEvery + timerSpread).Seconds() / o.ideal()
+	}
+	miss(t.ratio > 0 && o.Ratio > allowed, "%.2f of the ideal time, at most %.2f is wanted", o.Ratio, allowed)
 	miss(t.share > 0 && o.PeakShare > t.share, "%.1f %% of the fleet ask in one second, at most %.0f %% are wanted", 100*o.PeakShare, 100*t.share)
 	if o.Devices <= small {
 		miss(t.requests > 0 && o.MostRequests > t.requests, "a device sends %d requests, at most %d are wanted", o.MostRequests, t.requests)
 		miss(t.peakToMean > 0 && o.PeakToMean > t.peakToMean, "a peak of %.1f times the mean, at most %.0f is wanted", o.PeakToMean, t.peakToMean)
 	}
 	return list
+}
+
+// took is how long it took, or how far it came.
+func (o outcome) took() string {
+	if o.Issued < 1 {
+		return fmt.Sprintf("not in %s (%.0f %%)", o.end, 100*o.Issued)
+	}
+	return fmt.Sprintf("%.0f s", o.Seconds)
 }
 
 func (o outcome) verdict() string {
