@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -37,20 +38,13 @@ func (c *command) run(ctx context.Context, args []string) error {
 	c.options = o
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	if err = c.do(ctx, v.name); ctx.Err() == context.DeadlineExceeded && err != nil {
-		return step.As(step.Temporary, "a later run goes on from there; --timeout gives more time", fmt.Errorf("gave up after %s: %w", o.timeout, err))
-	}
-	return err
-}
-
-func (c *command) do(ctx context.Context, verb string) error {
 	d, err := c.open(ctx)
 	switch {
 	case err != nil:
 		return err
-	case verb == "status":
+	case v.name == "status":
 		return c.status(ctx, d)
-	case verb == "destroy":
+	case v.name == "destroy":
 		return c.destroy(ctx, d)
 	case c.dryRun:
 		return c.plan(ctx, d)
@@ -86,10 +80,7 @@ func (c *command) open(ctx context.Context) (*deployment.Deployment, error) {
 	return &deployment.Deployment{
 		Wanted: c.Wanted, ARM: client, Warn: c.warn,
 		Data: func(ctx context.Context, service *armdps.ProvisioningServiceDescription) (*dps.Client, error) {
-			host := service.Properties.ServiceOperationsHostName
-			if host == nil || *host == "" {
-				return nil, step.Fail(step.ServerRefused, "cannot use the Device Provisioning Service %s: Azure does not say where its data plane is", c.Service)
-			}
+			host := service.Properties.ServiceOperationsHostName // the step dps has seen it
 			if c.auth == "login" {
 				return dps.New(*host, dps.WithLogin(credential, where.ProvisioningScope(*host)), shared), nil
 			}
@@ -283,7 +274,7 @@ func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
 		return nil
 	}
 	if !c.yes {
-		if err := c.confirm(); err != nil {
+		if err := c.confirm(ctx); err != nil {
 			return err
 		}
 	}
@@ -295,16 +286,23 @@ func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
 }
 
 // confirm has the user type what he is about to lose.
-func (c *command) confirm() error {
+func (c *command) confirm(ctx context.Context) error {
 	fmt.Fprintf(c.stderr, "The devices' registrations and all that the hub knows of them go along.\nType the name of the resource group to go on: ")
-	line, err := bufio.NewReader(c.stdin).ReadString('\n')
-	if err != nil && err != io.EOF {
-		return fmt.Errorf("cannot read the answer: %w", err)
+	typed := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(c.stdin).ReadString('\n') // an error is an answer that is not the name
+		typed <- strings.TrimSpace(line)
+	}()
+	select {
+	case line := <-typed:
+		if line == c.Group {
+			return nil
+		}
+	case <-ctx.Done():
+		fmt.Fprintln(c.stderr)
+		return ctx.Err()
 	}
-	if strings.TrimSpace(line) != c.Group {
-		return step.As(step.Usage, "--yes does not ask", fmt.Errorf("not confirmed: nothing was deleted"))
-	}
-	return nil
+	return step.As(step.Usage, "--yes does not ask", errors.New("not confirmed: nothing was deleted"))
 }
 
 func (c *command) writeJSON(v any) {

@@ -35,7 +35,7 @@ type verb struct {
 
 var verbs = []verb{
 	{"deploy", "make the cloud side of a fleet, or what is missing of it", deployFlags, checkDeploy},
-	{"status", "show how it stands, and the devices that registered; change nothing", nil, nil},
+	{"status", "show how it stands, and the devices that registered; change nothing", statusFlags, nil},
 	{"destroy", "delete what deploy has made", destroyFlags, nil},
 }
 
@@ -48,7 +48,6 @@ func commonFlags(f *flag.FlagSet, o *options) {
 	f.StringVar(&o.EnrolmentGroup, "enrolment-group", "iotedge-tpm2cloud", "`ID` of the enrolment group")
 	f.StringVar(&o.Certificate, "certificate-name", "est-cacerts", "`NAME` of the CA certificate in the service")
 	f.StringVar(&o.auth, "auth", "key", "`HOW` the service's data plane knows us: key (its own), or login (Microsoft Entra)")
-	f.BoolVar(&o.json, "json", false, "write JSON")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Minute, "`TIME` for the whole run")
 	f.DurationVar(&o.poll, "poll", 10*time.Second, "`TIME` between two looks at what takes longer")
 }
@@ -66,6 +65,11 @@ func deployFlags(f *flag.FlagSet, o *options) {
 	f.BoolVar(&o.DropOldCA, "drop-old-ca", false, "let no device of the CA before in any more")
 	f.StringVar(&o.DropIn, "drop-in", "50-azure.toml", "`FILE` to write for /etc/tpm2cloud/tpm2cloud.toml.d of the devices")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	f.BoolVar(&o.json, "json", false, "write JSON: an object for each step, and one at the end")
+}
+
+func statusFlags(f *flag.FlagSet, o *options) {
+	f.BoolVar(&o.json, "json", false, "write JSON")
 }
 
 func destroyFlags(f *flag.FlagSet, o *options) {

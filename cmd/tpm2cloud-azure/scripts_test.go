@@ -195,6 +195,7 @@ func check(ts *testscript.TestScript, code, want, said string) {
 
 // have THING... sets what is in Azure before the program looks.
 func cmdHave(ts *testscript.TestScript, neg bool, args []string) {
+	theAzure(ts).setRoutes() // the fakes forget the operations that nobody has waited for
 	s := theAzure(ts).state
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,6 +232,8 @@ func cmdHave(ts *testscript.TestScript, neg bool, args []string) {
 			for _, d := range s.services {
 				d.Tags = nil
 			}
+		case "no-hub":
+			clear(s.hubs)
 		case "unlinked":
 			for _, d := range s.services {
 				d.Properties.IotHubs = nil
@@ -315,6 +318,8 @@ func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	for _, key := range []string{"SSL_CERT_FILE", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TOKEN_CREDENTIALS", "AZURE_SUBSCRIPTION_ID"} {
 		c.Env = append(c.Env, key+"="+ts.Getenv(key))
 	}
+	_, err := c.StdinPipe() // somebody who types nothing
+	ts.Check(err)
 	var said strings.Builder
 	c.Stdout, c.Stderr = &said, &said
 	ts.Check(c.Start())

@@ -55,8 +55,11 @@ func Failed(do string, err error) error {
 		return classified(do, response)
 	}
 	wrapped := fmt.Errorf("cannot %s: %w", do, err)
-	if _, ok := errors.AsType[*loginError](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return wrapped // it is classified already, or a signal, or the end of the time for the run
+	if _, ok := errors.AsType[*loginError](err); ok || errors.Is(err, context.Canceled) {
+		return wrapped // it is classified already, or a signal
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return step.As(step.Temporary, "what Azure is at work on goes on, and a later run goes on from there; --timeout gives more time", wrapped)
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok { // its text has the whole URL once more
 		address, _, _ := strings.Cut(u.URL, "?")

@@ -215,10 +215,14 @@ func (c *Client) CreateService(ctx context.Context, group, name, location string
 	})
 }
 
-// UpdateService adds hubs to a service that was read, and leaves the rest as it is.
-func (c *Client) UpdateService(ctx context.Context, group string, service *armdps.ProvisioningServiceDescription, hubs ...*armdps.IotHubDefinitionDescription) error {
+// UpdateService gives a service that was read the link to a hub, in the place of one with the same host name, and leaves the
+// rest as it is. The keys of other links come masked, and go back so; Azure knows them.
+func (c *Client) UpdateService(ctx context.Context, group string, service *armdps.ProvisioningServiceDescription, hubHost string, hub *armdps.IotHubDefinitionDescription) error {
 	changed, properties := *service, *service.Properties
-	properties.IotHubs = slices.Concat(properties.IotHubs, hubs)
+	properties.IotHubs = slices.DeleteFunc(slices.Clone(properties.IotHubs), func(link *armdps.IotHubDefinitionDescription) bool {
+		return link != nil && strings.EqualFold(value(link.Name), hubHost)
+	})
+	properties.IotHubs = append(properties.IotHubs, hub)
 	changed.Properties = &properties
 	return c.putService(ctx, "update the Device Provisioning Service "+value(service.Name), group, value(service.Name), changed)
 }

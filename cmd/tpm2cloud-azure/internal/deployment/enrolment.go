@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,6 +27,9 @@ func (s *caCertificate) Name() string { return "ca-certificate" }
 func (s *caCertificate) Observe(ctx context.Context) (step.Observation, error) {
 	if s.service == nil {
 		return step.WaitsFor(s.Certificate, "dps"), nil
+	}
+	if s.ca == nil && s.group == nil { // a status
+		return step.WaitsFor(s.Certificate, "enrolment-group"), nil
 	}
 	all, err := s.ARM.Certificates(ctx, s.Group, s.Service)
 	if err != nil {
@@ -74,7 +78,7 @@ func (s *caCertificate) find(all []*armdps.CertificateResponse) *armdps.Certific
 		if s.ca != nil && strings.EqualFold(value(c.Properties.Thumbprint), ca.Thumbprint(s.ca)) {
 			return c
 		}
-		if s.ca == nil && s.group != nil {
+		if s.ca == nil {
 			if primary, _ := references(s.group); value(c.Name) == primary {
 				return c
 			}
@@ -262,7 +266,7 @@ func (s *dropIn) Observe(context.Context) (step.Observation, error) {
 	o := step.Observation{Object: s.DropIn, Detail: "to be written"}
 	same, err := dropin.Same(s.DropIn, s.edge().Text())
 	switch {
-	case err == dropin.ErrForeign:
+	case errors.Is(err, dropin.ErrForeign):
 		o.State, o.Detail, o.Hint = step.Conflict, err.Error(), "remove it, or name another file with --drop-in"
 	case err != nil:
 		return o, step.As(step.Configuration, "", fmt.Errorf("cannot read %s: %w", s.DropIn, err))

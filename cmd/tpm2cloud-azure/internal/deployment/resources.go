@@ -12,6 +12,14 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
 
+// toBeMade is the detail of what is not there. A status knows no location.
+func (d *Deployment) toBeMade() string {
+	if d.Location == "" {
+		return "to be made"
+	}
+	return "to be made in " + d.Location
+}
+
 // foreign ends the detail of what is used as it is.
 const foreign = ", not made by tpm2cloud"
 
@@ -22,7 +30,7 @@ type resourceGroup struct{ *Deployment }
 func (s *resourceGroup) Name() string { return "resource-group" }
 
 func (s *resourceGroup) Observe(ctx context.Context) (step.Observation, error) {
-	o := step.Observation{Object: s.Group, Detail: "to be made in " + s.Location}
+	o := step.Observation{Object: s.Group, Detail: s.toBeMade()}
 	group, err := s.ARM.Group(ctx, s.Group)
 	if err != nil || group == nil {
 		return o, err
@@ -51,7 +59,7 @@ func (s *iotHub) Name() string { return "iot-hub" }
 
 func (s *iotHub) Observe(ctx context.Context) (step.Observation, error) {
 	wantedSKU, wantedUnits := s.size()
-	o := step.Observation{Object: s.Hub, Detail: fmt.Sprintf("to be made in %s: %s x %d", s.Location, wantedSKU, wantedUnits)}
+	o := step.Observation{Object: s.Hub, Detail: fmt.Sprintf("%s: %s x %d", s.toBeMade(), wantedSKU, wantedUnits)}
 	var err error
 	if s.hub, err = s.ARM.Hub(ctx, s.Group, s.Hub); err != nil || s.hub == nil {
 		return o, err
@@ -66,6 +74,9 @@ func (s *iotHub) Observe(ctx context.Context) (step.Observation, error) {
 	if failedState(state) {
 		o.State, o.Detail = step.Partial, "Azure could not make it; to be made once more"
 		return o, nil
+	}
+	if value(s.hub.Properties.HostName) == "" {
+		return o, step.Fail(step.ServerRefused, "cannot use the IoT Hub %s: Azure does not say where it is", s.Hub)
 	}
 	sku, units := string(value(s.hub.SKU.Name)), value(s.hub.SKU.Capacity)
 	o.State, o.Detail = step.Present, fmt.Sprintf("%s, %s x %d in %s", value(s.hub.Properties.HostName), sku, units, value(s.hub.Location))
@@ -87,6 +98,7 @@ func (s *iotHub) Act(ctx context.Context, o step.Observation) error {
 		return s.ARM.RepairHub(ctx, s.Group, s.hub)
 	}
 	sku, units := s.size()
+	s.newHub = true
 	return s.ARM.CreateHub(ctx, s.Group, s.Hub, s.Location, sku, units)
 }
 
@@ -100,7 +112,7 @@ type provisioning struct{ *Deployment }
 func (s *provisioning) Name() string { return "dps" }
 
 func (s *provisioning) Observe(ctx context.Context) (step.Observation, error) {
-	o := step.Observation{Object: s.Service, Detail: "to be made in " + s.Location + ", with the hub"}
+	o := step.Observation{Object: s.Service, Detail: s.toBeMade() + ", with the hub"}
 	s.data = nil
 	var err error
 	if s.service, err = s.ARM.Service(ctx, s.Group, s.Service); err != nil || s.service == nil {
@@ -119,8 +131,18 @@ func (s *provisioning) Observe(ctx context.Context) (step.Observation, error) {
 			return o, nil
 		}
 	}
+	for what, name := range map[string]*string{"which ID scope it has": p.IDScope, "where devices register": p.DeviceProvisioningHostName, "where its data plane is": p.ServiceOperationsHostName} {
+		if value(name) == "" {
+			return o, step.Fail(step.ServerRefused, "cannot use the Device Provisioning Service %s: Azure does not say %s", s.Service, what)
+		}
+	}
 	if s.hub == nil || !s.linked() {
 		o.State, o.Detail = step.Partial, "the IoT Hub "+s.Hub+" is to be linked to it"
+		return o, nil
+	}
+	if s.newHub {
+		// Azure shows no keys, so that nobody can see later that this one is of a hub that is gone.
+		o.State, o.Detail = step.Partial, "its link is to an IoT Hub "+s.Hub+" that was there before"
 		return o, nil
 	}
 	o.State, o.Detail = step.Present, fmt.Sprintf("ID scope %s, linked to %s", value(p.IDScope), value(s.hub.Properties.HostName))
@@ -148,11 +170,13 @@ func (s *provisioning) Act(ctx context.Context, o step.Observation) error {
 		return err
 	}
 	link := &armdps.IotHubDefinitionDescription{ConnectionString: &connection, Location: s.hub.Location}
-	switch {
-	case o.State == step.Missing:
-		return s.ARM.CreateService(ctx, s.Group, s.Service, s.Location, link)
-	case s.linked(): // and could not be made
-		return s.ARM.UpdateService(ctx, s.Group, s.service)
+	if o.State == step.Missing {
+		err = s.ARM.CreateService(ctx, s.Group, s.Service, s.Location, link)
+	} else {
+		err = s.ARM.UpdateService(ctx, s.Group, s.service, value(s.hub.Properties.HostName), link)
 	}
-	return s.ARM.UpdateService(ctx, s.Group, s.service, link)
+	if err == nil {
+		s.newHub = false
+	}
+	return err
 }
