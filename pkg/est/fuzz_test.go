@@ -127,21 +127,6 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// FuzzRetryAfter spares the fuzzer from finding out about HTTP.
-func FuzzRetryAfter(f *testing.F) {
-	f.Add("120", "")
-	f.Add("-1", "")
-	f.Add("18446744073709551616", "")
-	f.Add("Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT")
-	f.Fuzz(func(t *testing.T, value, date string) {
-		now := time.Date(1970, 1, 1, 0, 5, 0, 0, time.UTC)
-		at := retryAfter(http.Header{"Retry-After": {value}, "Date": {date}}, now)
-		if !at.IsZero() && (at.Before(now) || at.After(now.Add(maxDelay))) {
-			t.Errorf("%q, %q: got %s", value, date, at)
-		}
-	})
-}
-
 // FuzzPrintable: whatever a server says becomes one short line that commands no terminal.
 func FuzzPrintable(f *testing.F) {
 	f.Add("one\r\ntwo\x1b[2J")

@@ -79,6 +79,17 @@ func (d document) value(key string) string {
 // independent tells whether the package is the same for all architectures.
 func (d document) independent() bool { return d.value("arch") == "all" }
 
+// builtFor tells whether the program of that name, if the package has one, is
+// there for an architecture.
+func (d document) builtFor(arch string) bool {
+	for _, p := range programs {
+		if p.name == d.name {
+			return p.builtFor(arch)
+		}
+	}
+	return true
+}
+
 // info is the package as nfpm sees it.
 func (d document) info(v variables) (*nfpm.Info, error) {
 	expanded, err := v.expand(d.node)

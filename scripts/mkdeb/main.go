@@ -80,7 +80,7 @@ func run(arches []string, output, work string) error {
 			}
 		}
 		for _, d := range documents {
-			if d.independent() != (arch == "all") {
+			if d.independent() != (arch == "all") || !d.builtFor(arch) {
 				continue
 			}
 			if err := b.build(d, arch); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -41,6 +42,11 @@ func modulesOf(contents files.Contents) (modules, error) {
 			return all, fmt.Errorf("cannot read what %s is made of: %w", c.Source, err)
 		}
 		all.golang = strings.TrimPrefix(info.GoVersion, "go")
+		// This repository's first module, as far as one of the others uses it, is
+		// the package's own source.
+		info.Deps = slices.DeleteFunc(info.Deps, func(m *debug.Module) bool {
+			return m.Path == ours && m.Replace != nil && m.Replace.Path == "../.."
+		})
 		dirs, err := moduleDirs(info)
 		if err != nil {
 			return all, err

@@ -1,0 +1,80 @@
+package deployment
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/tpm2cloud/tpm2cloud/cmd/tpm2cloud-azure/internal/arm"
+	"github.com/tpm2cloud/tpm2cloud/pkg/step"
+)
+
+// Removal is what is to be deleted.
+type Removal struct {
+	Group string
+	// Whole is true when the resource group goes as well.
+	Whole bool
+	// Resources are ours; Kept are the others in the group, and why the group stays.
+	Resources, Kept []arm.Resource
+}
+
+// The types that this program makes, in the order in which they are deleted: a service first, so that no device is
+// assigned to a hub that is about to go.
+const (
+	typeService = "Microsoft.Devices/provisioningServices"
+	typeHub     = "Microsoft.Devices/IotHubs"
+)
+
+// PlanRemoval finds out what was made here. Only what has our tag is deleted, and the resource group only if it has the
+// tag too and there is nothing else in it. It is nil when there is no such resource group.
+func (d *Deployment) PlanRemoval(ctx context.Context) (*Removal, error) {
+	group, err := d.ARM.Group(ctx, d.Group)
+	if err != nil || group == nil {
+		return nil, err
+	}
+	if group.Properties != nil {
+		if err := d.unfinished("the resource group "+d.Group, value(group.Properties.ProvisioningState)); err != nil {
+			return nil, err
+		}
+	}
+	all, err := d.ARM.Resources(ctx, d.Group)
+	if err != nil {
+		return nil, err
+	}
+	r := &Removal{Group: d.Group}
+	for _, t := range []string{typeService, typeHub} {
+		for _, resource := range all {
+			if resource.Ours && strings.EqualFold(resource.Type, t) {
+				r.Resources = append(r.Resources, resource)
+			}
+		}
+	}
+	for _, resource := range all {
+		if !resource.Ours || !strings.EqualFold(resource.Type, typeService) && !strings.EqualFold(resource.Type, typeHub) {
+			r.Kept = append(r.Kept, resource)
+		}
+	}
+	r.Whole = arm.Ours(group.Tags) && len(r.Kept) == 0
+	if !r.Whole && len(r.Resources) == 0 {
+		return nil, step.As(step.Refused, "what was not made here is deleted by who made it: \"az group delete\"",
+			fmt.Errorf("cannot destroy the resource group %s: nothing in it was made by tpm2cloud-azure (it would have the tag managed-by=tpm2cloud)", d.Group))
+	}
+	return r, nil
+}
+
+// Remove deletes it. A run that is cut is continued by another.
+func (d *Deployment) Remove(ctx context.Context, r *Removal) error {
+	if r.Whole {
+		return d.ARM.DeleteGroup(ctx, r.Group)
+	}
+	for _, resource := range r.Resources {
+		remove := d.ARM.DeleteHub
+		if strings.EqualFold(resource.Type, typeService) {
+			remove = d.ARM.DeleteService
+		}
+		if err := remove(ctx, r.Group, resource.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
