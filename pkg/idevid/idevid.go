@@ -49,6 +49,8 @@ type Program struct {
 
 	// What the vendor put into NV does not change in a run: it is read once.
 	vendor *vendor
+	// Nor do the vendors' roots on the disk.
+	trust *ek.Trust
 
 	ek     *tpm.Key // as ek-key saw it
 	proven bool     // the certified key is in this TPM

@@ -391,6 +391,12 @@ func TestRaw(t *testing.T) {
 	if err != nil || !state.ClearDisabled || !state.LockoutAuthSet {
 		t.Errorf("%+v, %v", state, err)
 	}
+	if err := known.ClosePlatform(); step.ClassOf(err) != step.Software {
+		t.Errorf("the platform's new value was sent in clear: %v", err)
+	}
+	if err := known.SaltTo(HandleSRK, storage(t, tpm).Public); err != nil {
+		t.Fatal(err)
+	}
 	if err := known.ClosePlatform(); err != nil {
 		t.Fatal(err)
 	}
