@@ -102,6 +102,12 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"agent":     cmdAgent,
 	"keep":      cmdKeep,
 	"sample":    cmdSample,
+
+	"record":      cmdRecord,
+	"hierarchies": cmdHierarchies,
+	"credential":  cmdCredential,
+	"searched":    cmdSearched,
+	"sessions":    cmdSessions,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program on the root and demands
@@ -109,6 +115,11 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: run CODE PROGRAM ARGUMENT...")
+	}
+	w := theWorld(ts)
+	watched := func() error { return nil }
+	if w.recording != nil {
+		watched = w.recording.during(ts.Getenv("STATE"))
 	}
 	err := ts.Exec("tpm2cloud-"+args[1], append([]string{"--root", ts.Getenv("R")}, args[2:]...)...)
 	code := "0"
@@ -118,6 +129,10 @@ func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 		code = err.Error()
 	}
 	stderr := ts.ReadFile("stderr")
+	ts.Check(watched())
+	if w.recording != nil {
+		w.recording.said.WriteString(ts.ReadFile("stdout") + stderr)
+	}
 	if code != args[0] {
 		ts.Fatalf("exit code %s, want %s", code, args[0])
 	}
@@ -128,7 +143,7 @@ func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 	if strings.Contains(stderr, "panic:") || strings.Contains(stderr, "goroutine ") {
 		ts.Fatalf("the program panicked")
 	}
-	for _, secret := range theWorld(ts).secrets() {
+	for _, secret := range w.secrets() {
 		if strings.Contains(stderr+ts.ReadFile("stdout"), secret) {
 			ts.Fatalf("a secret stands in the output")
 		}
