@@ -57,6 +57,11 @@ type secret struct {
 // records what the programs say and show from here on.
 func cmdRecord(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
+	// The programs must see to it by themselves that they leave no core dump,
+	// whatever they are started with. Who is not root may not be able to.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Cur: 1 << 20, Max: 1 << 20}); err != nil {
+		ts.Logf("core dumps are not possible here: %v", err)
+	}
 	r := &recording{programs: map[int]string{}, ps: map[string]bool{}}
 	r.bus = bus.Listen(tb{ts: ts}, w.tpm.Socket, func(e bus.Exchange) []byte {
 		r.look(e.PID)

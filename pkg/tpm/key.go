@@ -69,6 +69,10 @@ func (t *TPM) Confirm(k *Key) error {
 	}
 	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm2.NamedHandle{Handle: k.Handle, Name: tpm2.TPM2BName{Buffer: k.Name}}}.
 		Execute(t.transport, tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, t.encrypted(hideAnswer)...))
+	if Denied(err) {
+		// The session's HMAC is over the name of the key, which is not the TPM's.
+		return step.Fail(step.Refused, "cannot trust the key at %#x: the TPM itself does not know it: %w", uint32(k.Handle), err)
+	}
 	if err != nil {
 		return fail(err, "confirm the key at %#x", uint32(k.Handle))
 	}

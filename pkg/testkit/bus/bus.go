@@ -26,9 +26,7 @@ type Proxy struct {
 	Socket string // the data socket; the control socket has .ctrl appended
 
 	upstream string
-	// Answer may change an answer; nil changes none. It is called for one command
-	// at a time, while its sender waits.
-	Answer func(Exchange) []byte
+	answer   func(Exchange) []byte // nil: none is changed
 
 	mu    sync.Mutex
 	crowd sync.WaitGroup
@@ -37,7 +35,8 @@ type Proxy struct {
 }
 
 // Listen stands in front of the swtpm whose data socket is given, until the
-// test ends.
+// test ends. answer may change an answer, while the sender of the command waits
+// and the TPM is free.
 func Listen(t testing.TB, upstream string, answer func(Exchange) []byte) *Proxy {
 	t.Helper()
 	// The path of a Unix socket has 107 bytes at most.
@@ -45,7 +44,7 @@ func Listen(t testing.TB, upstream string, answer func(Exchange) []byte) *Proxy 
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{Dir: dir, Socket: filepath.Join(dir, "s"), upstream: upstream, Answer: answer, open: map[net.Conn]bool{}}
+	p := &Proxy{Dir: dir, Socket: filepath.Join(dir, "s"), upstream: upstream, answer: answer, open: map[net.Conn]bool{}}
 	data, err := net.Listen("unix", p.Socket)
 	if err != nil {
 		t.Fatal(err)
@@ -55,8 +54,8 @@ func Listen(t testing.TB, upstream string, answer func(Exchange) []byte) *Proxy 
 		t.Fatal(err)
 	}
 	p.crowd.Add(2)
-	go p.accept(data, upstream, p.commands)
-	go p.accept(control, upstream+".ctrl", through)
+	go p.accept(data, p.commands)
+	go p.accept(control, p.control)
 	t.Cleanup(func() {
 		data.Close()
 		control.Close()
@@ -74,34 +73,27 @@ func (p *Proxy) Log() []Exchange {
 	return p.log[:len(p.log):len(p.log)]
 }
 
-func (p *Proxy) accept(l net.Listener, upstream string, serve func(client, tpm net.Conn)) {
+func (p *Proxy) accept(l net.Listener, serve func(client net.Conn)) {
 	defer p.crowd.Done()
 	for {
 		client, err := l.Accept()
 		if err != nil {
 			return // closed
 		}
+		p.remember(client)
 		p.crowd.Add(1)
 		go func() {
 			defer p.crowd.Done()
 			defer p.forget(client)
-			tpm, err := net.Dial("unix", upstream)
-			if err != nil {
-				return // the client sees that the line is dead
-			}
-			defer p.forget(tpm)
-			p.remember(client, tpm)
-			serve(client, tpm)
+			serve(client)
 		}()
 	}
 }
 
-func (p *Proxy) remember(conns ...net.Conn) {
+func (p *Proxy) remember(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, c := range conns {
-		p.open[c] = true
-	}
+	p.open[c] = true
 }
 
 func (p *Proxy) forget(c net.Conn) {
@@ -119,8 +111,8 @@ func (p *Proxy) hangUp() {
 	}
 }
 
-// commands passes commands on, one at a time on a connection, as TPMs take them.
-func (p *Proxy) commands(client, tpm net.Conn) {
+// commands passes commands on, until the client hangs up or the TPM is gone.
+func (p *Proxy) commands(client net.Conn) {
 	pid := sender(client)
 	for {
 		e := Exchange{PID: pid}
@@ -128,14 +120,11 @@ func (p *Proxy) commands(client, tpm net.Conn) {
 		if e.Command, err = message(client); err != nil {
 			return
 		}
-		if _, err = tpm.Write(e.Command); err != nil {
+		if e.Answer, err = p.send(e.Command); err != nil {
 			return
 		}
-		if e.Answer, err = message(tpm); err != nil {
-			return
-		}
-		if p.Answer != nil {
-			e.Answer = p.Answer(e)
+		if p.answer != nil {
+			e.Answer = p.answer(e)
 		}
 		p.mu.Lock()
 		p.log = append(p.log, e)
@@ -143,7 +132,26 @@ func (p *Proxy) commands(client, tpm net.Conn) {
 		if _, err := client.Write(e.Answer); err != nil {
 			return
 		}
+		// Who gets less than the answer says would wait for the rest, as nobody
+		// does who reads a device.
+		if len(e.Answer) < 10 || binary.BigEndian.Uint32(e.Answer[2:]) != uint32(len(e.Answer)) {
+			return
+		}
 	}
+}
+
+// send has the TPM execute a command, which is its for no longer than that.
+func (p *Proxy) send(command []byte) ([]byte, error) {
+	tpm, err := net.Dial("unix", p.upstream)
+	if err != nil {
+		return nil, err
+	}
+	p.remember(tpm)
+	defer p.forget(tpm)
+	if _, err := tpm.Write(command); err != nil {
+		return nil, err
+	}
+	return message(tpm)
 }
 
 // message reads a command or an answer: both say their size behind the tag.
@@ -162,13 +170,19 @@ func message(c net.Conn) ([]byte, error) {
 	return whole, err
 }
 
-// through is a line that nobody looks at.
-func through(client, tpm net.Conn) {
+// control is a line that nobody looks at.
+func (p *Proxy) control(client net.Conn) {
+	tpm, err := net.Dial("unix", p.upstream+".ctrl")
+	if err != nil {
+		return // the client sees that the line is dead
+	}
+	p.remember(tpm)
+	defer p.forget(tpm)
 	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		io.Copy(tpm, client)
 		tpm.Close()
-		close(done)
 	}()
 	io.Copy(client, tpm)
 	client.Close()
