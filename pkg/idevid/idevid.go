@@ -85,7 +85,7 @@ func (p *Program) Steps() []step.Step {
 // run afterwards: a secret or file that is not there, a name that cannot be
 // made.
 func (p *Program) prepare() error {
-	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll); err != nil {
+	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll, p.files); err != nil {
 		return err
 	}
 	// The EK's name is not known yet; any other will do for a try.
