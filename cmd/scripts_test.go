@@ -112,6 +112,12 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"sample":    cmdSample,
 	"disk":      cmdDisk,
 	"clean":     cmdClean,
+
+	"record":      cmdRecord,
+	"hierarchies": cmdHierarchies,
+	"credential":  cmdCredential,
+	"searched":    cmdSearched,
+	"sessions":    cmdSessions,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program, or the operator's, which
@@ -124,6 +130,11 @@ func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 	if args[1] == "tpm2cloud" {
 		program = args[1]
 	}
+	w := theWorld(ts)
+	watched := func() error { return nil }
+	if w.recording != nil {
+		watched = w.recording.during(ts.Getenv("STATE"))
+	}
 	err := ts.Exec(program, append([]string{"--root", ts.Getenv("R")}, args[2:]...)...)
 	code := "0"
 	if exit, ok := err.(*exec.ExitError); ok {
@@ -132,6 +143,10 @@ func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 		code = err.Error()
 	}
 	stderr := ts.ReadFile("stderr")
+	ts.Check(watched())
+	if w.recording != nil {
+		w.recording.said.WriteString(ts.ReadFile("stdout") + stderr)
+	}
 	if code != args[0] {
 		ts.Fatalf("exit code %s, want %s", code, args[0])
 	}
@@ -143,7 +158,7 @@ func cmdRun(ts *testscript.TestScript, neg bool, args []string) {
 	if strings.Contains(stderr, "panic:") || strings.Contains(stderr, "goroutine ") {
 		ts.Fatalf("the program panicked")
 	}
-	for _, secret := range theWorld(ts).secrets() {
+	for _, secret := range w.secrets() {
 		if strings.Contains(stderr+ts.ReadFile("stdout"), secret) {
 			ts.Fatalf("a secret stands in the output")
 		}

@@ -41,6 +41,7 @@ type world struct {
 	keyd      *exec.Cmd
 	addresses map[string]string // lab.json
 	snapshots map[string]string
+	recording *recording // nil: nobody looks
 }
 
 type worldKey struct{}
@@ -157,11 +158,23 @@ func cmdTPM(ts *testscript.TestScript, neg bool, args []string) {
 // reach is how the device and the script's own programs find the TPM.
 func (w *world) reach(ts *testscript.TestScript) {
 	// The socket must be below the root, and its path short.
-	ts.Check(os.Symlink(w.tpm.Dir, filepath.Join(w.root, "run/t")))
-	ts.Setenv("TPM2TOOLS_TCTI", w.tpm.TCTI())
-	ts.Setenv("TPM2_PKCS11_TCTI", w.tpm.TCTI())
+	dir := w.tpm.Dir
+	if w.recording != nil {
+		dir = w.recording.bus.Dir
+	}
+	ts.Check(os.Symlink(dir, filepath.Join(w.root, "run/t")))
+	ts.Setenv("TPM2TOOLS_TCTI", w.tcti())
+	ts.Setenv("TPM2_PKCS11_TCTI", w.tcti())
 	ts.Setenv("TPM2_PKCS11_STORE", ts.Getenv("STORE"))
-	ts.Setenv("TPM2OPENSSL_TCTI", w.tpm.TCTI())
+	ts.Setenv("TPM2OPENSSL_TCTI", w.tcti())
+}
+
+// tcti is how tpm2-tools and the PKCS#11 library reach the TPM.
+func (w *world) tcti() string {
+	if w.recording != nil {
+		return "swtpm:path=" + w.recording.bus.Socket
+	}
+	return w.tpm.TCTI()
 }
 
 // lab [ARGUMENT...] starts the cloud in a box and configures the device for it:
@@ -174,6 +187,9 @@ func cmdLab(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(json.Unmarshal(data, &w.addresses))
 	for key, value := range w.addresses {
+		if key == "password" || key == "secret" {
+			continue // the programs' environment is searched for them
+		}
 		ts.Setenv("LAB_"+key, value)
 		// host:port, as the configuration wants a server
 		if u, err := url.Parse(value); err == nil && u.Host != "" {
@@ -221,7 +237,7 @@ func cmdKeyd(ts *testscript.TestScript, neg bool, args []string) {
 	w := theWorld(ts)
 	ts.Check(os.MkdirAll(filepath.Join(w.root, "usr/bin"), 0o755))
 	ts.Check(os.Symlink(filepath.Join(binaries, "tpm2cloud-lab"), filepath.Join(w.root, "usr/bin/iotedge")))
-	w.keyd = listen(ts, []string{"TPM2_PKCS11_STORE=" + ts.Getenv("STORE"), "TPM2_PKCS11_TCTI=" + w.tpm.TCTI()}, "keyd", "--root", w.root)
+	w.keyd = listen(ts, []string{"TPM2_PKCS11_STORE=" + ts.Getenv("STORE"), "TPM2_PKCS11_TCTI=" + w.tcti()}, "keyd", "--root", w.root)
 }
 
 // agent runs the stand-in of the Identity Service on the files that

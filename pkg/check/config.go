@@ -37,33 +37,21 @@ func configuration(_ context.Context, s *Subject) finding {
 }
 
 // credentials: what an enrolment that is over would have needed is missed by
-// nobody yet.
-func credentials(ctx context.Context, s *Subject) finding {
-	var late finding
-	for _, order := range []struct {
-		program     config.Program
-		certificate string // the step that has it
-		enroll      config.Enroll
-	}{
-		{config.ProgramIDevID, "idevid-certificate", s.Config.IDevID.Enroll},
-		{config.ProgramLDevID, "ldevid-certificate", s.Config.LDevID.Enroll},
+// nobody, and may have been wiped.
+func credentials(_ context.Context, s *Subject) finding {
+	for name, enroll := range map[string]config.Enroll{
+		identity.IDevID: s.Config.IDevID.Enroll, identity.LDevID: s.Config.LDevID.Enroll,
 	} {
-		err := identity.Ready(s.Config, order.enroll)
-		if err == nil {
-			continue
-		}
-		row, rowErr := s.row(ctx, order.program, order.certificate)
-		if rowErr != nil || row.State != step.Present || step.ClassOf(err) == step.Permission {
+		if err := identity.Ready(s.Config, enroll, identity.Dir(s.Config, name)); err != nil {
 			return finding{err: err}
 		}
-		late = warn(step.HintOf(err), "%v; there is a certificate already", err)
 	}
 	if edge := s.Config.Edge; edge.Method != config.EdgeDPS && edge.EST.Username != "" {
 		if _, err := s.Config.ReadSecret(edge.EST.Password); err != nil {
 			return finding{err: err}
 		}
 	}
-	return late
+	return finding{}
 }
 
 func clockStands(_ context.Context, s *Subject) finding {

@@ -115,6 +115,21 @@ type Enroll struct {
 	CAKey         string `toml:"ca_key"`         // of method ca
 	Days          int    `toml:"days"`           // of method ca; 0: without end for the IDevID, else ten years
 	AnySubject    bool   `toml:"any_subject"`    // the CA may rewrite the subject
+	WipeSecret    bool   `toml:"wipe_secret"`    // remove the secret once it has served
+}
+
+// SecretKey is the key whose secret the method needs, and what that names; both
+// are empty where the method needs none.
+func (e Enroll) SecretKey() (key string, named Secret) {
+	switch e.Method {
+	case MethodBasic:
+		return "password", e.Password
+	case MethodSecret:
+		return "secret", e.Secret
+	case MethodCA:
+		return "ca_key", Secret(e.CAKey)
+	}
+	return "", ""
 }
 
 // Edge is Azure IoT Edge's configuration.

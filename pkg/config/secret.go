@@ -70,10 +70,19 @@ func (c *Config) readSecret(s Secret) (string, error) {
 	return value, nil
 }
 
+// SecretFile is where the secret lies that s names, as far as that is a file of
+// somebody's making: what systemd has loaded of it is a copy.
+func (c *Config) SecretFile(s Secret) string {
+	if filepath.IsAbs(string(s)) {
+		return c.Path(string(s))
+	}
+	return c.Path(filepath.Join(credentialsDir, string(s)))
+}
+
 // secretPath finds the file of a secret, and the widest mode that it may have.
 func (c *Config) secretPath(s Secret) (path string, mode fs.FileMode) {
 	if filepath.IsAbs(string(s)) {
-		return c.Path(string(s)), 0o700
+		return c.SecretFile(s), 0o700
 	}
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
 		for _, prefix := range []string{"", credentialsPrefix} {
@@ -85,7 +94,7 @@ func (c *Config) secretPath(s Secret) (path string, mode fs.FileMode) {
 			}
 		}
 	}
-	return c.Path(filepath.Join(credentialsDir, string(s))), 0o700
+	return c.SecretFile(s), 0o700
 }
 
 // readPrivate reads a small file that nobody else may read, and that nobody

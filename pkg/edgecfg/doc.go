@@ -8,8 +8,9 @@
 //	names    the device can have its name at DPS
 //	files    certificates, keyd's drop-in and config.toml are written
 //	apply    the agent runs with them, and its keyd can open the key
+//	secrets  those of the enrolment are wiped, where the configuration says so
 //
-// The last two are entered only when there is something to change, and first
+// Files and apply are entered only when there is something to change, and first
 // look for all that would make the agent destroy something: the system's clock,
 // the EST server and its certificate, the password, the directories that certd
 // must read. If one of these is bad nothing is written and nothing applied: an agent
@@ -42,6 +43,7 @@
 //	        /etc/systemd/system/aziot-certd.service.d/50-tpm2cloud.conf  0644 root:root
 //	        STATE/edge/apply, STATE/edge/reprovision   0600, marks of what was begun
 //	removes /var/lib/aziot/certd/certs/deviceid-*.cer  if it is for another device id
+//	        the files of the enrolment's secrets       if wipe_secret is set
 //
 // config.toml is 0600 because it holds the PIN and the password of the EST
 // server: keyd reads a PIN from the URI only. The certificates are not certd's to

@@ -54,6 +54,7 @@ func (p *Program) Steps() []step.Step {
 		&namesStep{p},
 		&filesStep{p},
 		&applyStep{p},
+		&wipeStep{p},
 	}
 }
 

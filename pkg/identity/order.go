@@ -132,8 +132,12 @@ func Undecided(err error, now clock.Clock) bool {
 
 // Ready finds out whether an order could be placed: the secret and the files
 // that its method needs are there. Who asks before the first change of the TPM
-// has changed nothing when they aren't.
-func Ready(cfg *config.Config, e config.Enroll) error {
+// has changed nothing when they aren't. Where there is a certificate on the disk
+// already none is to be ordered, and the secret may have been wiped.
+func Ready(cfg *config.Config, e config.Enroll, dir *store.Dir) error {
+	if dir.Has(FileCertificate) {
+		return nil
+	}
 	var files []string
 	if e.Method == config.MethodCA {
 		files = []string{e.CACertificate, e.CAKey}
@@ -166,11 +170,9 @@ func HasSecret(cfg *config.Config, e config.Enroll) bool {
 
 // secretOf names the secret that a method needs, or "".
 func secretOf(e config.Enroll) config.Secret {
-	switch e.Method {
-	case config.MethodBasic:
-		return e.Password
-	case config.MethodSecret:
-		return e.Secret
+	if e.Method == config.MethodCA {
+		return "" // a file that is read as such
 	}
-	return ""
+	_, named := e.SecretKey()
+	return named
 }

@@ -27,7 +27,7 @@ func (s ekCertificate) Observe(context.Context) (step.Observation, error) {
 	}
 	obs := step.Observation{Object: "no certificate"}
 	if s.ek == nil {
-		return step.WaitsFor(obs.Object, ekKey{}.Name()), nil
+		return step.WaitsFor(obs.Object, ekKey{}.Name()), s.genuine(certified)
 	}
 	record := identity.EK{Handle: uint32(s.ek.Handle), Public: s.ek.PublicArea()}
 	var bundle []byte
@@ -88,18 +88,31 @@ func (p *Program) prove() error {
 	return nil
 }
 
+// genuine says what speaks against the certificate, where the configuration
+// insists on a good one.
+func (p *Program) genuine(certified *ek.Entry) error {
+	if p.cfg.EK.Verify != config.VerifyRequire {
+		return nil
+	}
+	_, err := p.verify(certified)
+	return err
+}
+
 // verify judges the certificate against the vendors' roots.
 func (p *Program) verify(certified *ek.Entry) (*ek.Verdict, error) {
 	dirs := make([]string, len(p.cfg.EK.Trust))
 	for i, dir := range p.cfg.EK.Trust {
 		dirs[i] = p.cfg.Path(dir)
 	}
-	trust, err := ek.LoadTrust(dirs...)
-	if err != nil {
-		return nil, step.As(step.Configuration, "[ek] trust names the directories of the vendors' CA certificates", err)
+	if p.trust == nil {
+		trust, err := ek.LoadTrust(dirs...)
+		if err != nil {
+			return nil, step.As(step.Configuration, "[ek] trust names the directories of the vendors' CA certificates", err)
+		}
+		p.trust = trust
 	}
 	verdict, err := ek.Verify(certified.Certificate, ek.Options{
-		Anchors:       trust.Anchors,
+		Anchors:       p.trust.Anchors,
 		Intermediates: p.vendor.found.Chain,
 		At:            p.clock().Time,
 		AllowExpired:  p.cfg.EK.AllowExpired,

@@ -101,6 +101,10 @@ func (s ekKey) Act(_ context.Context, obs step.Observation) (err error) {
 	if err != nil {
 		return err
 	}
+	// Before anything is made in this TPM, or an authorisation shown to it.
+	if err := s.genuine(certified); err != nil {
+		return err
+	}
 	template, err := s.ekTemplate(certified)
 	if err != nil {
 		return err

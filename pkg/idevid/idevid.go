@@ -49,6 +49,8 @@ type Program struct {
 
 	// What the vendor put into NV does not change in a run: it is read once.
 	vendor *vendor
+	// Nor do the vendors' roots on the disk.
+	trust *ek.Trust
 
 	ek     *tpm.Key // as ek-key saw it
 	proven bool     // the certified key is in this TPM
@@ -86,7 +88,7 @@ func (p *Program) Steps() []step.Step {
 // run afterwards: a secret or file that is not there, a name that cannot be
 // made, no room on the disk.
 func (p *Program) prepare() error {
-	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll); err != nil {
+	if err := identity.Ready(p.cfg, p.cfg.IDevID.Enroll, p.files); err != nil {
 		return err
 	}
 	// The EK's name is not known yet; any other will do for a try.

@@ -46,12 +46,28 @@ func (s idevidKey) Observe(context.Context) (step.Observation, error) {
 		obs.Hint = fmt.Sprintf("if nothing needs that key, remove it: tpm2_evictcontrol -C o -c %#x", uint32(tpm.HandleIDevID))
 		return obs, nil
 	}
+	if err := s.confirm(key); err != nil {
+		return obs, err
+	}
 	s.key = key
 	obs.State, obs.Detail = step.Present, string(algorithm)
 	if algorithm != s.cfg.IDevID.Key {
 		obs.Warnings = append(obs.Warnings, fmt.Sprintf("the IDevID was made as %s and stays so; the configuration says %s", algorithm, s.cfg.IDevID.Key))
 	}
 	return obs, nil
+}
+
+// confirm makes sure that the key is in this TPM, and no word on the bus, before
+// a certificate is asked for it: it is the one of the kept blob, which the EK has
+// vouched for when it was made, or the EK vouches for it now.
+func (s idevidKey) confirm(key *tpm.Key) error {
+	if blob, err := s.kept(); err == nil && blob.Of(key) {
+		return nil
+	}
+	if !s.proven {
+		return nil // a status, of a TPM that is not known yet
+	}
+	return s.tpm.Confirm(key)
 }
 
 // observeLost tells a TPM that never had an IDevID from one whose key is lost:
@@ -105,17 +121,25 @@ func (p *Program) create(parent tpm.Parent) (*tpm.Loaded, error) {
 	return loaded, nil
 }
 
-func (p *Program) load(parent tpm.Parent) (*tpm.Loaded, error) {
-	path := p.files.Path(identity.FileKey)
+// kept reads the blobs that create has written.
+func (p *Program) kept() (blob tpm.Blob, err error) {
 	data, err := p.files.Read(identity.FileKey)
+	if err != nil {
+		return blob, err
+	}
+	if err := json.Unmarshal(data, &blob); err != nil {
+		return blob, step.As(step.Refused, "move the file away; if the IDevID certificate is in the TPM already, its key is lost with it",
+			fmt.Errorf("cannot read the kept IDevID key %s: %w", p.files.Path(identity.FileKey), err))
+	}
+	return blob, nil
+}
+
+func (p *Program) load(parent tpm.Parent) (*tpm.Loaded, error) {
+	blob, err := p.kept()
 	if err != nil {
 		return nil, err
 	}
-	var blob tpm.Blob
-	if err := json.Unmarshal(data, &blob); err != nil {
-		return nil, step.As(step.Refused, "move the file away; if the IDevID certificate is in the TPM already, its key is lost with it",
-			fmt.Errorf("cannot read the kept IDevID key %s: %w", path, err))
-	}
+	path := p.files.Path(identity.FileKey)
 	loaded, err := p.tpm.Load(parent, blob)
 	if errors.Is(err, tpm2.TPMRCIntegrity) {
 		return nil, step.Because(step.OtherTPM, step.As(step.Refused,

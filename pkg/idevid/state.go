@@ -57,8 +57,12 @@ func (s stateStep) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
-// Act sets the state aside.
+// Act sets the state aside, once it is proven that this is another TPM, and not
+// a word on the bus.
 func (s stateStep) Act(context.Context, step.Observation) error {
+	if err := s.prove(); err != nil {
+		return err
+	}
 	record, err := identity.ReadEK(s.files)
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func (p *Program) Steps() []step.Step {
 // run afterwards: a secret or file that is not there, a name that cannot be
 // made, no PKCS#11 library, no room on the disk.
 func (p *Program) prepare() error {
-	if err := identity.Ready(p.cfg, p.cfg.LDevID.Enroll); err != nil {
+	if err := identity.Ready(p.cfg, p.cfg.LDevID.Enroll, p.files); err != nil {
 		return err
 	}
 	if _, err := p.subject(); err != nil {

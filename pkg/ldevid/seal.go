@@ -135,7 +135,9 @@ func (p *Program) seal() error {
 	wrappingKey := []byte(randomHex(32))
 	old := p.token.Seals
 	fresh := old
-	fresh.UserSalt = randomHex(32)
+	// The library has made a seal of the SO's PIN as well, for which it believed
+	// what the bus said of the SRK. Nothing of that one is used again.
+	fresh.UserSalt, fresh.SOSalt = randomHex(32), randomHex(32)
 	for _, seal := range []struct {
 		public, private *[]byte
 		auth            []byte

@@ -47,6 +47,9 @@ func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 	case errors.Is(err, token.ErrUnclean):
 		obs.State, obs.Detail = step.Partial, "left unclean by an interruption"
 		return obs, nil
+	case s.stillborn(err):
+		obs.State, obs.Detail = step.Partial, "spoiled before there was a token in it"
+		return obs, nil
 	case errors.Is(err, token.ErrOtherParent):
 		obs.State, obs.Detail, obs.Reason = step.Conflict, err.Error(), step.OtherTPM
 		obs.Hint = fmt.Sprintf("the TPM was cleared, or the disk is from another board: nothing in the token can be used; move %s away to make a new one", s.shelf.Name())
@@ -148,6 +151,25 @@ func (p *Program) readToken() (*token.Token, error) {
 	return nil, err
 }
 
+// stillborn says whether an error is of a store that the library began here and
+// in which there is no token, nor ever can be: it has noted another storage key
+// than the TPM's, because that was what the bus told it.
+func (p *Program) stillborn(err error) bool {
+	if !errors.Is(err, token.ErrCorrupt) && !errors.Is(err, token.ErrOtherParent) {
+		return false
+	}
+	if noted, err := p.noted(); err != nil || !noted {
+		return false
+	}
+	st, err := token.OpenStore(p.shelf.Name(), token.ReadOnly)
+	if err != nil {
+		return false
+	}
+	defer st.Close()
+	labels, err := st.Labels()
+	return err == nil && len(labels) == 0
+}
+
 // shared says whether the group can use the store.
 func (p *Program) shared() bool {
 	info, err := os.Stat(p.shelf.Path(token.DBName))
@@ -162,6 +184,12 @@ func (s tokenStep) Act(context.Context, step.Observation) error {
 		return step.As(step.Refused, "", err)
 	}
 	t, err := s.readToken()
+	if s.stillborn(err) {
+		if err := s.shelf.Remove(token.DBName); err != nil {
+			return err
+		}
+		t, err = s.readToken()
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, token.ErrNoToken) {
 		if err = s.make(); err != nil {
 			return err

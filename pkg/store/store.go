@@ -382,6 +382,50 @@ func (d *Dir) RemoveAll() error {
 	return nil
 }
 
+// Wipe overwrites a file with zeros and removes it; one that is not there is
+// fine. That is the best that a program can do: what flash memory, a journal or
+// a snapshot of the file system have kept of it, they keep.
+func (d *Dir) Wipe(file string) error {
+	switch err := d.open(false); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := d.wipe(file); err != nil {
+		return fmt.Errorf("cannot wipe %s: %w", d.Path(file), err)
+	}
+	return d.Remove(file)
+}
+
+func (d *Dir) wipe(file string) error {
+	info, err := d.root.Lstat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("there is a %s in its place", info.Mode().Type())
+	}
+	f, err := d.root.OpenFile(file, os.O_WRONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return err
+	}
+	if info.Size() > maxFile {
+		return fmt.Errorf("it has more than %d bytes", maxFile)
+	}
+	if _, err := f.Write(make([]byte, info.Size())); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
 // SetAside moves what is in the directory into a directory inside it, where
 // nobody looks for it: the entries in the order of their names, and the last
 // one at the very end, so that it tells whether all are moved. Directories of

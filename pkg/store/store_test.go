@@ -304,3 +304,35 @@ func TestRemoveAll(t *testing.T) {
 		t.Errorf("no parent: %v", err)
 	}
 }
+
+// What was in a file that is wiped is nowhere, not even by another name of the
+// file.
+func TestWipe(t *testing.T) {
+	name := t.TempDir()
+	d := Open(name, 0o700)
+	defer d.Close()
+	if err := d.Wipe("secret"); err != nil {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if err := d.Write("secret", []byte("a password"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(d.Path("secret"), d.Path("link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Wipe("secret"); err != nil {
+		t.Fatal(err)
+	}
+	if d.Has("secret") {
+		t.Error("it is still there")
+	}
+	if left, err := d.Read("link"); err != nil || !bytes.Equal(left, make([]byte, len("a password"))) {
+		t.Errorf("left is %q, %v", left, err)
+	}
+	if err := os.Symlink("link", d.Path("secret")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Wipe("secret"); err == nil || !d.Has("secret") {
+		t.Errorf("a link was followed or removed: %v", err)
+	}
+}

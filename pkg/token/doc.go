@@ -78,6 +78,16 @@
 // right PIN. So they are replaced by seals with noDA ([Store.ReplaceSeals]), and the
 // PINs must be random: nothing but their length guards them then.
 //
+// # What the library sends to the TPM
+//
+// Recorded of 1.9.0, from C_InitToken to C_Sign, by the tests of the programs: nothing
+// that is secret crosses the bus in clear. Create, CreateLoaded, Load, Unseal and the
+// use of keys go by HMAC sessions that are salted to the storage key and encrypted
+// (AES-128-CFB); of a PIN the TPM sees the proof of the seal's auth value. What the
+// sessions are salted to is the storage key in the store. C_InitToken has it from the
+// TPM's word, in no session: check [Primary.Name] before the token is trusted with
+// anything, and give both seals new salts.
+//
 // # Errors
 //
 // The library's refusals are [*Error] with the name of the return value and match

@@ -26,6 +26,11 @@ type Blob struct {
 	Public, Private []byte
 }
 
+// Of says whether the blob is that of a key.
+func (b Blob) Of(k *Key) bool {
+	return bytes.Equal(b.Public, tpm2.Marshal(tpm2.New2B(k.Public)))
+}
+
 // ReadPublic reads the key at a handle; the error is ErrNotFound where there
 // is none.
 func (t *TPM) ReadPublic(handle tpm2.TPMHandle) (*Key, error) {
@@ -49,7 +54,32 @@ func (t *TPM) ReadPublic(handle tpm2.TPMHandle) (*Key, error) {
 	if !bytes.Equal(name.Buffer, rsp.Name.Buffer) {
 		return nil, step.Fail(step.Refused, "cannot trust the key at %#x: its name %x is not that of its public area", uint32(handle), rsp.Name.Buffer)
 	}
+	if made, ok := t.made[handle]; ok && !bytes.Equal(made, rsp.Name.Buffer) {
+		return nil, step.Fail(step.Refused, "cannot trust the key at %#x: its name is %x, and that of the key that was made persistent there is %x", uint32(handle), rsp.Name.Buffer, made)
+	}
 	return &Key{Handle: handle, Public: *public, Name: rsp.Name.Buffer, QualifiedName: rsp.QualifiedName.Buffer}, nil
+}
+
+// Confirm has the TPM confirm that a key is what ReadPublic gave, which anybody
+// on the bus could have said: it answers in a session that the key named to
+// SaltTo authenticates.
+func (t *TPM) Confirm(k *Key) error {
+	if err := t.hidden(); err != nil {
+		return err
+	}
+	rsp, err := tpm2.ReadPublic{ObjectHandle: tpm2.NamedHandle{Handle: k.Handle, Name: tpm2.TPM2BName{Buffer: k.Name}}}.
+		Execute(t.transport, tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, t.encrypted(hideAnswer)...))
+	if Denied(err) {
+		// The session's HMAC is over the name of the key, which is not the TPM's.
+		return step.Fail(step.Refused, "cannot trust the key at %#x: the TPM itself does not know it: %w", uint32(k.Handle), err)
+	}
+	if err != nil {
+		return fail(err, "confirm the key at %#x", uint32(k.Handle))
+	}
+	if !bytes.Equal(rsp.Name.Buffer, k.Name) || !bytes.Equal(rsp.QualifiedName.Buffer, k.QualifiedName) {
+		return step.Fail(step.Refused, "cannot trust the key at %#x: the TPM itself says that another one is there", uint32(k.Handle))
+	}
+	return nil
 }
 
 // PublicKey is the key as crypto/x509 knows it.
@@ -261,6 +291,11 @@ func (t *TPM) Load(parent Parent, blob Blob) (*Loaded, error) {
 // Persist copies a loaded key to a persistent handle; the loaded one is still
 // to be flushed.
 func (t *TPM) Persist(l *Loaded, handle tpm2.TPMHandle) error {
+	if t.salt == nil && StorageKey(l.Public) {
+		// The EK, which will be the key to salt to, hides the owner's proof.
+		t.salt = &salt{l.Handle, l.Public}
+		defer func() { t.salt = nil }()
+	}
 	_, err := tpm2.EvictControl{
 		Auth:             t.hierarchy(tpm2.TPMRHOwner),
 		ObjectHandle:     &tpm2.NamedHandle{Handle: l.Handle, Name: tpm2.TPM2BName{Buffer: l.Name}},
@@ -269,6 +304,7 @@ func (t *TPM) Persist(l *Loaded, handle tpm2.TPMHandle) error {
 	if err != nil {
 		return failBy(tpm2.TPMRHOwner, err, "make the key persistent at %#x", uint32(handle))
 	}
+	t.made[handle] = l.Name
 	return nil
 }
 
@@ -282,6 +318,7 @@ func (t *TPM) Evict(k *Key) error {
 	if err != nil {
 		return failBy(tpm2.TPMRHOwner, err, "remove the key at %#x", uint32(k.Handle))
 	}
+	delete(t.made, k.Handle)
 	return nil
 }
 

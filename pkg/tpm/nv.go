@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -34,6 +35,12 @@ func (t *TPM) Index(index tpm2.TPMHandle) (*Index, error) {
 	public, err := rsp.NVPublic.Contents()
 	if err != nil {
 		return nil, step.Fail(step.Refused, "cannot read the NV index %#x: %w", uint32(index), err)
+	}
+	// As with keys. (A name of an algorithm that is not known here, as SM3, is not
+	// compared: what an index holds is never believed for its name.)
+	name, err := tpm2.NVName(public)
+	if public.NVIndex != index || err == nil && !bytes.Equal(name.Buffer, rsp.NVName.Buffer) {
+		return nil, step.Fail(step.Refused, "cannot trust the NV index %#x: its name %x is not that of its public area", uint32(index), rsp.NVName.Buffer)
 	}
 	return &Index{*public, rsp.NVName}, nil
 }

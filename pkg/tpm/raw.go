@@ -9,11 +9,7 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
 
-// The two commands that go-tpm lacks (Part 3, clauses 24.7 and 25.2).
-const (
-	ccClearControl              = 0x00000127
-	ccDictionaryAttackLockReset = 0x00000139
-)
+// Two commands are here that go-tpm lacks (Part 3, clauses 24.7 and 25.2).
 
 // tagSessions heads a command that carries authorisations.
 const tagSessions = 0x8002
@@ -23,7 +19,7 @@ const tagSessions = 0x8002
 // EK and the SRK, and whoever holds the lockout authorisation, empty by
 // default, could do it. Only the platform can enable it again.
 func (t *TPM) DisableClear(by tpm2.TPMHandle) error {
-	if err := t.raw(ccClearControl, by, []byte{1}); err != nil {
+	if err := t.raw(tpm2.TPMCCClearControl, by, []byte{1}); err != nil {
 		return failBy(by, err, "disable TPM2_Clear")
 	}
 	return nil
@@ -31,7 +27,7 @@ func (t *TPM) DisableClear(by tpm2.TPMHandle) error {
 
 // ResetLockout sets the counter of failed authorisations to zero.
 func (t *TPM) ResetLockout() error {
-	if err := t.raw(ccDictionaryAttackLockReset, tpm2.TPMRHLockout, nil); err != nil {
+	if err := t.raw(tpm2.TPMCCDictionaryAttackLockReset, tpm2.TPMRHLockout, nil); err != nil {
 		return failBy(tpm2.TPMRHLockout, err, "reset the counter of failed authorisations")
 	}
 	return nil
@@ -64,10 +60,7 @@ func (t *TPM) raw(cc tpm2.TPMCC, hierarchy tpm2.TPMHandle, parameters []byte) er
 	if err != nil {
 		return err
 	}
-	if len(answer) < headerSize {
-		return step.Fail(step.Refused, "the TPM's answer has %d bytes, less than a header", len(answer))
-	}
-	if rc := tpm2.TPMRC(binary.BigEndian.Uint32(answer[6:])); rc != tpm2.TPMRCSuccess {
+	if rc := code(answer); rc != tpm2.TPMRCSuccess {
 		_ = session.CleanupFailure(t.transport) // the command's error is the one to tell
 		return rc
 	}
@@ -86,6 +79,9 @@ func (t *TPM) raw(cc tpm2.TPMCC, hierarchy tpm2.TPMHandle, parameters []byte) er
 // ClosePlatform sets a random authorisation value for the platform hierarchy
 // and forgets it. The TPM does as well, at its next reset.
 func (t *TPM) ClosePlatform() error {
+	if err := t.hidden(); err != nil {
+		return err
+	}
 	value := make([]byte, 32)
 	rand.Read(value)
 	_, err := protected(t, tpm2.HierarchyChangeAuth{

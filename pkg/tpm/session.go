@@ -1,6 +1,8 @@
 package tpm
 
 import (
+	"errors"
+
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
@@ -20,7 +22,7 @@ type salt struct {
 // which the TPM must hold the private part of at the handle. The caller
 // vouches for the public key: it is the EK's, equal to its certificate.
 func (t *TPM) SaltTo(handle tpm2.TPMHandle, public tpm2.TPMTPublic) error {
-	if err := t.EndSession(); err != nil {
+	if err := errors.Join(t.EndSession(), t.dropMakeshift()); err != nil {
 		return err
 	}
 	t.salt = &salt{handle, public}
@@ -119,14 +121,59 @@ var (
 
 // authorize is the authorisation with a value: none needs no session, any
 // other is proven by HMAC, so that it never crosses the bus.
-func (t *TPM) authorize(value []byte, opts ...tpm2.AuthOption) tpm2.Session {
+func (t *TPM) authorize(value []byte) tpm2.Session {
 	if len(value) == 0 {
 		return tpm2.PasswordAuth(nil)
 	}
-	if t.salt != nil {
-		opts = append(opts, tpm2.Salted(t.salt.handle, t.salt.public))
+	return &proof{tpm: t, value: value}
+}
+
+// proof is a session that proves a value once. It is salted, so that nobody who
+// listens can try guesses on what he has heard; what to is decided when it is
+// started.
+type proof struct {
+	tpm2.Session
+	tpm   *TPM
+	value []byte
+}
+
+func (p *proof) Init(tpm transport.TPM) error {
+	if p.Session == nil {
+		to, err := p.tpm.saltForProof()
+		if err != nil {
+			return err
+		}
+		p.Session = tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Salted(to.handle, to.public), tpm2.Auth(p.value))
 	}
-	return tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, append(opts, tpm2.Auth(value))...)
+	return p.Session.Init(tpm)
+}
+
+// saltForProof is the key that was named, or before that one that the TPM makes
+// in the null hierarchy, which needs no authorisation.
+func (t *TPM) saltForProof() (*salt, error) {
+	if t.salt != nil {
+		return t.salt, nil
+	}
+	if t.makeshift == nil {
+		rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHNull, Auth: tpm2.PasswordAuth(nil)}, InPublic: tpm2.New2B(SRKTemplate)}.Execute(t.transport)
+		if err != nil {
+			return nil, fail(err, "make a key to hide the proof of an authorisation value with")
+		}
+		if t.makeshift, err = t.loaded(rsp.ObjectHandle, rsp.Name, rsp.OutPublic); err != nil {
+			return nil, err
+		}
+	}
+	return &salt{t.makeshift.Handle, t.makeshift.Public}, nil
+}
+
+// dropMakeshift frees the slot of the key that saltForProof has made.
+func (t *TPM) dropMakeshift() error {
+	if t.makeshift == nil {
+		return nil
+	}
+	key := t.makeshift
+	t.makeshift = nil
+	return key.Flush()
 }
 
 // hierarchy authorises a command by a hierarchy.

@@ -63,7 +63,7 @@ func (s *socket) Send(command []byte) ([]byte, error) {
 	return answer, err
 }
 
-// headerSize is that of commands and answers: tag, size, code.
+// headerSize is that of commands and answers, in bytes: tag, size, code (Part 1, clause 18.2).
 const headerSize = 10
 
 // maxAnswer bounds what is read: TPMs of today answer with 4 KiB at most.

@@ -7,11 +7,23 @@
 //
 // # What a bus sees
 //
-// A TPM is a chip on a bus that somebody may tap. Once [TPM.SaltTo] has been
-// called, values that must stay secret (authorisation values, sealed data)
-// only travel in sessions that are salted to that key and encrypted with
+// A TPM is a chip on a bus that somebody may tap, or sit on. Once [TPM.SaltTo]
+// has been called, values that must stay secret (authorisation values, sealed
+// data) only travel in sessions that are salted to that key and encrypted with
 // AES-128-CFB, and answers that a decision rests on are checked by the HMAC of
-// such a session (TPM 2.0 Library, Part 1, clauses 19 and 21).
+// such a session (TPM 2.0 Library, Part 1, clauses 19 and 21). Before that they
+// do not travel at all.
+//
+// An authorisation value that is used is proven by HMAC and never sent. What is
+// heard of that would let somebody try guesses at leisure, so these sessions
+// are salted as well: to that key, or before it is known to one that the TPM
+// makes for it. Nobody vouches for that one, so a false TPM on the bus can try
+// guesses all the same: the value should be random.
+//
+// The rest is no secret, and is believed for what it is compared with: a public
+// area with its name, and with what was made here; a certificate with its
+// issuer; a signature with the key. An answer that is none, or that is another
+// than its header says, is an error.
 //
 // # Slots
 //
@@ -24,6 +36,7 @@
 package tpm
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,9 +63,12 @@ type TPM struct {
 	close     func() error
 	secrets   Secrets
 
-	salt  *salt
-	bus   tpm2.Session // salted and encrypted, reused; nil until needed
-	flush func() error // ends bus
+	salt      *salt
+	makeshift *Loaded      // salted to until salt is known; nil until needed
+	bus       tpm2.Session // salted and encrypted, reused; nil until needed
+	flush     func() error // ends bus
+
+	made map[tpm2.TPMHandle][]byte // the names of the keys that were made persistent here
 }
 
 // Open opens a TPM: a character device, or "unix:" and the path of the data
@@ -83,12 +99,15 @@ const mayOpen = "run as root, or as a member of the group tss"
 
 // New uses a TPM that is open.
 func New(t transport.TPM, secrets Secrets) *TPM {
-	return &TPM{transport: retry{t}, secrets: secrets, close: func() error { return nil }}
+	return &TPM{
+		transport: whole{retry{t}}, secrets: secrets, close: func() error { return nil },
+		made: map[tpm2.TPMHandle][]byte{},
+	}
 }
 
 // Close ends the sessions and closes the TPM.
 func (t *TPM) Close() error {
-	return errors.Join(t.EndSession(), t.close())
+	return errors.Join(t.EndSession(), t.dropMakeshift(), t.close())
 }
 
 // retry sends a command again while the TPM says that it is busy: these
@@ -113,11 +132,31 @@ func (r retry) Send(command []byte) ([]byte, error) {
 	}
 }
 
+// whole passes only answers on that have the size that they say they have.
+type whole struct{ next transport.TPM }
+
+func (w whole) Send(command []byte) ([]byte, error) {
+	answer, err := w.next.Send(command)
+	if err != nil {
+		return nil, err
+	}
+	if len(answer) < headerSize {
+		return nil, step.Fail(step.Temporary, "the TPM's answer has %d bytes, less than a header", len(answer))
+	}
+	if size := binary.BigEndian.Uint32(answer[2:]); int64(size) != int64(len(answer)) {
+		return nil, step.Fail(step.Temporary, "the TPM's answer has %d bytes and says that it has %d", len(answer), size)
+	}
+	return answer, nil
+}
+
+// code is the return code of an answer.
+func code(answer []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(answer[6:])) }
+
 func busy(answer []byte) bool {
 	if len(answer) < headerSize {
 		return false
 	}
-	switch tpm2.TPMRC(uint32(answer[6])<<24 | uint32(answer[7])<<16 | uint32(answer[8])<<8 | uint32(answer[9])) {
+	switch code(answer) {
 	case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting:
 		return true
 	}

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -330,6 +332,169 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// A TPM that is busy for ever, and a bus that says so for it: a command is given
+// up after some seconds, and not tried without a pause.
+func TestBusyForEver(t *testing.T) {
+	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting} {
+		synctest.Test(t, func(t *testing.T) {
+			sent := 0
+			tpm := New(answers(func([]byte) []byte { sent++; return fault.Failure(rc) }), Secrets{})
+			begin := time.Now()
+			_, err := tpm.State()
+			if !errors.Is(err, rc) || step.ClassOf(err) != step.Temporary {
+				t.Errorf("%v: %v", rc, err)
+			}
+			if took := time.Since(begin); took < busyLimit || took > busyLimit+2*time.Second || sent > 50 {
+				t.Errorf("%v: %d commands in %s", rc, sent, took)
+			}
+		})
+	}
+}
+
+// answers is a TPM that answers as a function does.
+type answers func(command []byte) []byte
+
+func (a answers) Send(command []byte) ([]byte, error) { return a(command), nil }
+
+// An answer has the size that it says.
+func TestAnswerSize(t *testing.T) {
+	t.Parallel()
+	software := tpmkit.Start(t).Open(t)
+	for _, change := range []func([]byte) []byte{
+		func(a []byte) []byte { return a[:len(a)-1] },
+		func(a []byte) []byte { return append(a, 0) },
+		func(a []byte) []byte { return nil },
+	} {
+		tpm := New(fault.Tap{TPM: software, Answer: func(_ tpm2.TPMCC, _, answer []byte) []byte { return change(answer) }}, Secrets{})
+		if _, err := tpm.State(); err == nil || step.ClassOf(err) != step.Temporary {
+			t.Errorf("an answer of another size than it says was taken: %v", err)
+		}
+	}
+}
+
+// What is read back is what was made, and what the TPM itself confirms.
+func TestReadBack(t *testing.T) {
+	t.Parallel()
+	s := tpmkit.Start(t)
+	var lie []byte
+	tpm := New(fault.Tap{TPM: s.Open(t), Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+		if lie != nil && code == tpm2.TPMCCReadPublic {
+			return lie
+		}
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	parent := storage(t, tpm)
+	made := key(t, tpm, parent, false)
+	other, err := s.Open(t).Send(binary.BigEndian.AppendUint32([]byte{0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x73}, uint32(HandleSRK)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lie = other // a public area with its own name, and of this TPM
+	if k, err := tpm.ReadPublic(HandleLDevID); err == nil {
+		t.Errorf("another key than was made was believed: %x", k.Name)
+	}
+	fresh := New(tpm.transport, Secrets{}) // in a later run nobody knows what was made
+	swapped, err := fresh.ReadPublic(HandleLDevID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lie = nil
+	if err := fresh.Confirm(made); step.ClassOf(err) != step.Software {
+		t.Errorf("a key was confirmed by nobody: %v", err)
+	}
+	if err := fresh.SaltTo(HandleSRK, parent.Public); err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.Confirm(made); err != nil {
+		t.Error(err)
+	}
+	if err := fresh.Confirm(swapped); err == nil {
+		t.Error("another key was confirmed")
+	}
+	lie = other
+	if err := fresh.Confirm(made); err == nil {
+		t.Error("a key was confirmed by an answer without a session")
+	}
+}
+
+// A public area of an index that was changed on its way.
+func TestIndexChanged(t *testing.T) {
+	t.Parallel()
+	change := -1
+	tpm := New(fault.Tap{TPM: tpmkit.Start(t).Open(t), Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+		if change >= 0 && code == tpm2.TPMCCNVReadPublic {
+			answer[change] ^= 1
+		}
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	const index = tpm2.TPMHandle(0x01800001)
+	if err := tpm.Define(tpm2.TPMRHOwner, index, tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, NoDA: true}, 8); err != nil {
+		t.Fatal(err)
+	}
+	for change = range 58 {
+		// Header, size, index, name algorithm (another one may not be known here),
+		// attributes, policy, size of the data, name.
+		if change < 12 || change == 16 || change == 17 {
+			continue
+		}
+		if i, err := tpm.Index(index); err == nil {
+			t.Errorf("byte %d was changed and believed: %+v", change, i)
+		}
+	}
+	change = -1
+	if _, err := tpm.Index(index); err != nil {
+		t.Error(err)
+	}
+}
+
+// The proof of an authorisation value is salted, whether there is a key to trust
+// yet or not, and leaves nothing in the TPM.
+func TestProofIsSalted(t *testing.T) {
+	t.Parallel()
+	s := tpmkit.Start(t)
+	owner := []byte("the owner's")
+	open := s.Open(t)
+	_, err := tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+		NewAuth:    tpm2.TPM2BAuth{Buffer: owner},
+	}.Execute(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []tpm2.TPMHandle
+	tpm := New(fault.Tap{TPM: open, Answer: func(code tpm2.TPMCC, command, answer []byte) []byte {
+		if code == tpm2.TPMCCStartAuthSession {
+			keys = append(keys, tpm2.TPMHandle(binary.BigEndian.Uint32(command[10:])))
+		}
+		return answer
+	}}, Secrets{Owner: owner})
+	parent := storage(t, tpm)
+	if len(keys) != 2 || keys[0] == tpm2.TPMRHNull || keys[1] == tpm2.TPMRHNull || keys[0] == keys[1] {
+		t.Errorf("the owner's value was proven to %#x: want a key of the null hierarchy, then the SRK", keys)
+	}
+	if err := tpm.SaltTo(HandleSRK, parent.Public); err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.Evict(parent.Key); err != nil {
+		t.Error(err)
+	}
+	if last := keys[len(keys)-1]; last != HandleSRK {
+		t.Errorf("the owner's value was proven to %#x, want %#x", last, HandleSRK)
+	}
+	if err := tpm.Close(); err != nil {
+		t.Error(err)
+	}
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: 0x80000000, PropertyCount: 9}.Execute(open)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, err := rsp.CapabilityData.Data.Handles(); err != nil || len(left.Handle) != 0 {
+		t.Errorf("left in the TPM: %x, %v", left.Handle, err)
+	}
+}
+
 // An NV index in pieces, with the reader that its attributes allow.
 func TestNV(t *testing.T) {
 	t.Parallel()
@@ -397,6 +562,12 @@ func TestRaw(t *testing.T) {
 	state, err := known.State()
 	if err != nil || !state.ClearDisabled || !state.LockoutAuthSet {
 		t.Errorf("%+v, %v", state, err)
+	}
+	if err := known.ClosePlatform(); step.ClassOf(err) != step.Software {
+		t.Errorf("the platform's new value was sent in clear: %v", err)
+	}
+	if err := known.SaltTo(HandleSRK, storage(t, tpm).Public); err != nil {
+		t.Fatal(err)
 	}
 	if err := known.ClosePlatform(); err != nil {
 		t.Fatal(err)
