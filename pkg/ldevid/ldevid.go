@@ -52,6 +52,7 @@ type Program struct {
 	secret      opened
 	pair        *token.Key // the LDevID's two rows in the token; nil: none
 	key         *tpm.Key   // the LDevID at its handle; nil: none
+	enrolled    bool       // its certificate is as it must be
 }
 
 // New makes a run. It reads nothing and changes nothing.
