@@ -1,5 +1,5 @@
-// Package fault spoils the way to a TPM, for tests: it cuts the power at a
-// command, and changes or records what crosses the bus.
+// Package fault spoils the way to a TPM, for tests: it loses an answer, refuses
+// what is too large, and changes or records what crosses the bus.
 package fault
 
 import (
@@ -10,47 +10,20 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// ErrCut is what a program sees when the power is gone.
-var ErrCut = errors.New("power cut")
-
-// Cutter cuts the power at one command.
-type Cutter struct {
+// Loser loses one answer: the TPM has executed the command, and all goes on.
+type Loser struct {
 	TPM transport.TPM
-	// At is the number of the command, from 1 on, that the cut meets; 0: none.
+	// At is the number of the command, from 1 on, whose answer is lost; 0: none.
 	At int
-	// Executed: the TPM executes that command, and only its answer is lost.
-	Executed bool
 	// Sent counts the commands.
 	Sent int
 }
 
-// Send passes a command on, until the cut.
-func (c *Cutter) Send(command []byte) ([]byte, error) {
-	c.Sent++
-	switch {
-	case c.At == 0 || c.Sent < c.At:
-		return c.TPM.Send(command)
-	case c.Sent == c.At && c.Executed:
-		if _, err := c.TPM.Send(command); err != nil {
-			return nil, err
-		}
-	}
-	return nil, ErrCut
-}
-
-// Loser loses one answer: the TPM has executed the command, and all goes on.
-type Loser struct {
-	TPM transport.TPM
-	// At is the number of the command, from 1 on, whose answer is lost.
-	At   int
-	sent int
-}
-
 // Send passes a command on, and its answer but for one.
 func (l *Loser) Send(command []byte) ([]byte, error) {
-	l.sent++
+	l.Sent++
 	answer, err := l.TPM.Send(command)
-	if l.sent == l.At && err == nil {
+	if l.Sent == l.At && err == nil {
 		return nil, errors.New("answer lost")
 	}
 	return answer, err
