@@ -40,6 +40,17 @@ FUZZ ?= .
 fuzz: deps ## every fuzz test of all modules, one after the other (FUZZTIME=30s FUZZ=Decode)
 	@scripts/fuzz '$(FUZZTIME)' '$(FUZZ)'
 
+# TORTUREFLAGS="-torture.seed N" draws the pairs of cuts that an earlier run had.
+.PHONY: torture
+torture: deps ## cuts the power everywhere and demands the same identities; build/torture.json has the result
+	@mkdir -p build
+	@cd cmd; $(GO) test -tags $(TAGS) -count=1 -timeout 60m -run '^TestTorture$$' -v -torture -torture.seed 0 -torture.report $(CURDIR)/build/torture.json $(TORTUREFLAGS)
+
+# MUTATIONS="sweep left-lock" is a part of it.
+.PHONY: mutations
+mutations: deps ## takes out what makes power cuts harmless, one thing at a time; the tests must notice each
+	@scripts/mutations $(MUTATIONS)
+
 .PHONY: test-armhf
 test-armhf: ## the demo with programs for armhf under qemu-arm; fetches Debian's libraries for armhf
 	@scripts/deps armhf

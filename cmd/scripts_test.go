@@ -13,12 +13,18 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/powercut"
 )
 
 // binaries is where TestMain built the programs.
 var binaries string
 
+// buildTags are those of the Makefile.
+const buildTags = "libsqlite3,netgo,osusergo,nethttpomithttp2"
+
 func TestMain(m *testing.M) {
+	powercut.Launch()
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -38,7 +44,7 @@ func buildAndRun(m *testing.M) (int, error) {
 		{".", "./tpm2cloud-idevid"}, {".", "./tpm2cloud-ldevid"}, {".", "./tpm2cloud-edgecfg"}, {".", "./tpm2cloud"},
 		{"tpm2cloud-lab", "."},
 	} {
-		c := exec.Command("go", "build", "-tags", "libsqlite3,netgo,osusergo,nethttpomithttp2", "-o", dir+"/", build.pkg)
+		c := exec.Command("go", "build", "-tags", buildTags, "-o", dir+"/", build.pkg)
 		c.Dir = build.dir
 		if out, err := c.CombinedOutput(); err != nil {
 			return 1, fmt.Errorf("cannot build %s in %s: %w\n%s", build.pkg, build.dir, err, out)

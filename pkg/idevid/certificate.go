@@ -28,6 +28,7 @@ import (
 //	enrol    ask the CA; chain and CA certificates are staged on disk
 //	write    define the index and write the leaf
 //	lock     once it has been read back byte for byte
+//	forget   the request, if a cut came between its answer and this
 type idevidCertificate struct{ *Program }
 
 func (idevidCertificate) Name() string { return "idevid-certificate" }
@@ -170,6 +171,9 @@ func (s idevidCertificate) Observe(context.Context) (step.Observation, error) {
 	if c.ours {
 		obs.Certificate = identity.Describe(c.cert)
 	}
+	if obs.State == step.Present && s.files.Has(identity.FileRequest) {
+		obs.State, obs.Detail = step.Partial, "the request that was answered is still kept"
+	}
 	return obs, nil
 }
 
@@ -226,6 +230,9 @@ func (p *Program) staged() (*devid.Chain, error) {
 }
 
 func (s idevidCertificate) Act(ctx context.Context, obs step.Observation) error {
+	if c := s.content; c != nil && c.ours && (c.locked || !c.made) {
+		return s.files.Remove(identity.FileRequest)
+	}
 	chain, err := s.staged()
 	if err != nil {
 		return err

@@ -29,6 +29,7 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 	if s.key == nil {
 		return step.WaitsFor(obs.Object, ldevidKey{}.Name()), nil
 	}
+	s.enrolled = false
 	chain, err := identity.ReadChain(s.files)
 	if errors.Is(err, fs.ErrNotExist) {
 		obs.Detail = identity.NotYet(s.files)
@@ -68,6 +69,10 @@ func (s ldevidCertificate) Observe(context.Context) (step.Observation, error) {
 		// it was good for is over.
 		obs.State, obs.Detail = step.Partial, err.Error()
 	}
+	s.enrolled = obs.State == step.Present
+	if s.enrolled && s.files.Has(identity.FileRequest) {
+		obs.State, obs.Detail = step.Partial, "the request that was answered is still kept"
+	}
 	return obs, nil
 }
 
@@ -78,6 +83,9 @@ func (p *Program) subject() (pkix.Name, error) {
 }
 
 func (s ldevidCertificate) Act(ctx context.Context, _ step.Observation) error {
+	if s.enrolled {
+		return s.files.Remove(identity.FileRequest)
+	}
 	public, err := s.key.PublicKey()
 	if err != nil {
 		return err

@@ -56,6 +56,7 @@ type Program struct {
 	earlier     *token.Key // those of the key that a renewal has replaced; nil: none
 	key         *tpm.Key   // the LDevID at its handle; nil: none
 	order       identity.Order
+	enrolled    bool // its certificate is as it must be
 }
 
 // New makes a run. It reads nothing and changes nothing.

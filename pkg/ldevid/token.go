@@ -72,6 +72,8 @@ func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 		obs.State, obs.Detail = step.Partial, "the user's PIN is not set"
 	case !s.shared():
 		obs.State, obs.Detail = step.Partial, "the store is not open to its group"
+	case token.LeftLocked(s.shelf.Name()):
+		obs.State, obs.Detail = step.Partial, "an interruption has left a lock, which keeps the store's group out"
 	default:
 		err := s.unseal()
 		if tpm.Denied(err) {

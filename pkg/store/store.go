@@ -1,7 +1,9 @@
 // Package store keeps files below one directory.
 //
 // A file is either the old one or the new one, whole: it is written beside its
-// place, synced, renamed over it, and the directory is synced. Nothing outside
+// place, synced, renamed over it, and the directory is synced. What a write that
+// was cut has left beside it, the next write of that file removes; so a file has
+// one writer at a time, who holds the run lock. Nothing outside
 // the directory is reached, whatever symbolic links somebody left there: all
 // access goes through one [os.Root]. The programs run as root, too, in directories
 // where somebody else may write, so what stands in a file's place must be a file:
@@ -107,34 +109,19 @@ func (d *Dir) create() error {
 		return fail(err, "create %s", filepath.Dir(d.name))
 	}
 	// Under another name until its mode is right: Mkdir takes no setgid bit, the
-	// umask takes bits away, and a power cut may come in between.
-	fresh, err := os.MkdirTemp(filepath.Dir(d.name), "."+filepath.Base(d.name))
-	if err != nil {
+	// umask takes bits away, and a power cut may come in between. Always the same
+	// name, so that a run that was cut leaves one directory at most, which the next
+	// one takes.
+	fresh := filepath.Join(filepath.Dir(d.name), "."+filepath.Base(d.name)+".new")
+	if err := os.Mkdir(fresh, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fail(err, "create %s", d.name)
 	}
-	if err := os.Chmod(fresh, d.mode); err != nil {
-		os.Remove(fresh)
-		return fail(err, "set the mode of %s", d.name)
-	}
-	owner, err := inherited(os.Stat(filepath.Dir(d.name)))
-	if err == nil && owner != nil {
-		err = os.Lchown(fresh, owner.UID, owner.GID)
-	}
-	if err != nil {
-		os.Remove(fresh)
-		return fail(err, "give %s to the owner of %s", d.name, filepath.Dir(d.name))
-	}
-	// Another program may be making it at this moment, and lock a file in it at
-	// the next: what is there stays. (A plain rename replaces an empty directory.)
-	err = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, d.name, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) { // a file system that cannot, like JFFS2
-		err = os.Rename(fresh, d.name)
-	}
-	if err != nil {
-		os.Remove(fresh)
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fail(err, "create %s", d.name)
+	if err := d.place(fresh); err != nil {
+		// Another program of ours may have been quicker.
+		if info, serr := os.Lstat(d.name); serr != nil || !info.IsDir() {
+			return err
+		}
+		_ = os.Remove(fresh)
 	}
 	f, err := os.Open(filepath.Dir(d.name))
 	if err != nil {
@@ -143,6 +130,33 @@ func (d *Dir) create() error {
 	defer f.Close()
 	if err := f.Sync(); err != nil {
 		return fail(err, "sync %s", filepath.Dir(d.name))
+	}
+	return nil
+}
+
+// place gives a fresh directory its mode, its owner and its name.
+func (d *Dir) place(fresh string) error {
+	if info, err := os.Lstat(fresh); err != nil || !info.IsDir() {
+		return fmt.Errorf("cannot create %s: %s is no directory of ours (%w)", d.name, fresh, err)
+	}
+	if err := os.Chmod(fresh, d.mode); err != nil {
+		return fail(err, "set the mode of %s", d.name)
+	}
+	owner, err := inherited(os.Stat(filepath.Dir(d.name)))
+	if err == nil && owner != nil {
+		err = os.Lchown(fresh, owner.UID, owner.GID)
+	}
+	if err != nil {
+		return fail(err, "give %s to the owner of %s", d.name, filepath.Dir(d.name))
+	}
+	// Another program may have made it at this moment, and lock a file in it at the
+	// next: what is there stays. (A plain rename replaces an empty directory.)
+	err = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, d.name, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) { // a file system that cannot, like JFFS2
+		err = os.Rename(fresh, d.name)
+	}
+	if err != nil {
+		return fail(err, "create %s", d.name)
 	}
 	return nil
 }
@@ -304,6 +318,9 @@ func (d *Dir) single(f *os.File, file string) error {
 }
 
 func (d *Dir) write(file string, data []byte, mode fs.FileMode, o options) error {
+	if err := d.sweep(file); err != nil {
+		return err
+	}
 	f, err := renameio.NewPendingFile(file, renameio.WithRoot(d.root), renameio.WithStaticPermissions(mode), renameio.WithTempDir(path.Dir(file)))
 	if err != nil {
 		return err
@@ -326,6 +343,30 @@ func (d *Dir) write(file string, data []byte, mode fs.FileMode, o options) error
 		return err
 	}
 	return d.sync(path.Dir(file))
+}
+
+// sweep removes what a write of this file has left beside it that was cut: a
+// file of renameio's, whose name is a dot, the file's, and a number.
+func (d *Dir) sweep(file string) error {
+	dir, err := d.root.Open(path.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		number, ours := strings.CutPrefix(name, "."+path.Base(file))
+		if !ours || number == "" || strings.Trim(number, "0123456789") != "" {
+			continue
+		}
+		if err := d.root.Remove(path.Join(path.Dir(file), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove what a write that was cut has left: %w", err)
+		}
+	}
+	return nil
 }
 
 // Same says whether a file is there with this content and mode.

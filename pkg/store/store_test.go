@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -77,6 +78,65 @@ func TestWriteFails(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(d.Name()); err != nil || len(entries) != 1 {
 		t.Errorf("left over: %v, %v", entries, err)
+	}
+}
+
+// What a write or the making of a directory has left that was cut is gone after
+// the next; what only looks like it stays.
+func TestSweep(t *testing.T) {
+	d := dir(t)
+	fresh := filepath.Join(filepath.Dir(d.Name()), ".b.new")
+	if err := os.MkdirAll(fresh, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Create(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(fresh); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory that was begun is there still: %v", err)
+	}
+	stay := []string{".x", ".x12a", ".xy12", "x12", ".y12"}
+	for _, name := range append([]string{".x12", ".x8674665223082153551"}, stay...) {
+		if err := os.WriteFile(d.Path(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Write("x", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	entries, err := os.ReadDir(d.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		have = append(have, e.Name())
+	}
+	want := append(stay, "x")
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
+		t.Errorf("%q are there, want %q", have, want)
+	}
+}
+
+// A link in the place of a directory that is being made leads nowhere.
+func TestTrapBesideDirectory(t *testing.T) {
+	d := dir(t)
+	outside := t.TempDir()
+	if err := os.Chmod(outside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(d.Name()), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(filepath.Dir(d.Name()), ".b.new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Create(); err == nil {
+		t.Error("a link was taken for a directory")
+	}
+	if info, err := os.Stat(outside); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
 	}
 }
 

@@ -39,8 +39,9 @@ func leftovers(path string) error {
 
 // Recover mends the store in dir after an interruption, before the library or keyd sees
 // it; a clean or absent store it leaves alone. It rolls a cut transaction back, ends a
-// cut migration and removes a store that the library had not finished making and that
-// has no token, since the library can't. It may be cut anywhere and run again.
+// cut migration, removes a store that the library had not finished making and that
+// has no token, since the library can't, and a lock that nobody holds. It may be cut
+// anywhere and run again.
 //
 // Of the database, the .old and the .bak, in this order, the first that has a token
 // stays, or else the first that is whole: a migrated database is newer than its
@@ -111,8 +112,23 @@ func recoverStore(path string) error {
 	return syncDir(path)
 }
 
+// LeftLocked tells whether the store in dir has a lock file that nobody holds. The
+// library makes it with mode 0640 and unlinks it after use; one that a power cut left
+// keeps out all users but its owner, who alone may open it for writing.
+func LeftLocked(dir string) bool {
+	f, err := os.OpenFile(filepath.Join(dir, DBName+".lock"), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil
+}
+
 // isClean tells whether there is nothing to do, without writing.
 func isClean(path string) (bool, error) {
+	if LeftLocked(filepath.Dir(path)) {
+		return false, nil
+	}
 	s, err := OpenStore(filepath.Dir(path), ReadOnly)
 	switch {
 	case err == nil:
@@ -231,6 +247,10 @@ func lock(path string) (unlock func(), err error) {
 	deadline := time.Now().Add(lockWait)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o660)
+		if errors.Is(err, fs.ErrPermission) {
+			// Another user's, who was cut; who may read it may lock it all the same.
+			f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+		}
 		if err != nil {
 			return nil, err
 		}

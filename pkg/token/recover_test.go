@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/plain"
 )
 
 // Every state that a cut can leave, what Recover makes of it, and that the library is
@@ -108,6 +110,53 @@ func TestRecoverHalfMade(t *testing.T) {
 		t.Errorf("left: %s", names)
 	}
 	d.initToken()
+}
+
+// A lock that was left keeps all but its owner out; one that somebody holds is his.
+func TestLeftLocked(t *testing.T) {
+	d := newDevice(t)
+	d.initToken()
+	path := filepath.Join(d.store, DBName+".lock")
+	if LeftLocked(d.store) {
+		t.Fatal("there is no lock")
+	}
+	unlock, err := lock(filepath.Join(d.store, DBName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if LeftLocked(d.store) {
+		t.Error("a lock that is held counts as left")
+	}
+	unlock()
+	for _, mode := range []os.FileMode{0o640, 0o440} { // the library's; another user's, as good as
+		write(t, path, "")
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if !LeftLocked(d.store) {
+			t.Error("a lock that nobody holds does not count as left")
+		}
+		if err := recoverAs(t, d.store); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the lock is there still: %v", err)
+		}
+	}
+	d.do(func(m *Module) {
+		if err := m.CheckPIN(label, userPIN); err != nil {
+			t.Errorf("CheckPIN: %v", err)
+		}
+	})
+}
+
+// recoverAs recovers as a plain user, who may not write every file.
+func recoverAs(t *testing.T, dir string) (err error) {
+	t.Run("plain", func(t *testing.T) {
+		plain.User(t)
+		err = Recover(dir)
+	})
+	return err
 }
 
 // ensure is what a caller does with whatever it finds.

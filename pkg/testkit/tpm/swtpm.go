@@ -70,6 +70,16 @@ func (s *Software) Fork(t testing.TB) *Software {
 // permanentState is the file that swtpm keeps what survives a power cut in.
 const permanentState = "tpm2-00.permall"
 
+// Permanent is what the TPM keeps without power.
+func (s *Software) Permanent() ([]byte, error) {
+	return os.ReadFile(filepath.Join(s.Dir, permanentState))
+}
+
+// Restore gives a TPM that has no power what another one has kept.
+func (s *Software) Restore(permanent []byte) error {
+	return os.WriteFile(filepath.Join(s.Dir, permanentState), permanent, 0o600)
+}
+
 // Power starts the swtpm on its state, as a board's power does.
 func (s *Software) Power() error {
 	os.Remove(s.Socket)

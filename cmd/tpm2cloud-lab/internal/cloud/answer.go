@@ -13,6 +13,8 @@ type answer struct {
 	header http.Header
 	body   []byte
 	cut    cut
+	// halfway is where cutHold waits.
+	halfway func()
 }
 
 // cut is how an answer ends short of its end.
@@ -22,6 +24,7 @@ const (
 	cutNone  cut = iota
 	cutDrop      // the connection is closed
 	cutStall     // nothing more comes
+	cutHold      // nothing more comes, and a hold is told
 )
 
 func newAnswer(status int, body string) *answer {
@@ -62,8 +65,11 @@ func (a *answer) send(w http.ResponseWriter, r *http.Request) {
 	}
 	_, _ = w.Write(a.body[:len(a.body)/2])
 	_ = http.NewResponseController(w).Flush()
-	if a.cut == cutStall {
+	switch a.cut {
+	case cutStall:
 		<-r.Context().Done()
+	case cutHold:
+		a.halfway()
 	}
 	panic(http.ErrAbortHandler) // net/http's way to end a connection without a word
 }

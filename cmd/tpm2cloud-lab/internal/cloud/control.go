@@ -7,9 +7,10 @@ import (
 )
 
 // control switches faults at run time: POST /fault adds one, GET lists them, DELETE clears them.
-// It is plain HTTP, for a shell script's sake, on a listener of its own that no client is told of.
-func control(faults *faultTable) http.Handler {
+// holder.control has the rest. It is plain HTTP, for a shell script's sake, on a listener of its own that no client is told of.
+func control(faults *faultTable, hold *holder) http.Handler {
 	mux := http.NewServeMux()
+	hold.control(mux)
 	mux.HandleFunc("POST /fault", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<16))
 		if err != nil {

@@ -30,11 +30,12 @@ type estServer struct {
 	accounts Accounts
 	lifetime map[string]lifetime
 	faults   *faultTable
+	hold     *holder
 	log      *eventLog
 }
 
-func newESTServer(cas map[string]*authority, accounts Accounts, days map[string]int, faults *faultTable, log *eventLog) (*estServer, error) {
-	s := &estServer{cas: cas, accounts: accounts, faults: faults, log: log, lifetime: make(map[string]lifetime)}
+func newESTServer(cas map[string]*authority, accounts Accounts, days map[string]int, faults *faultTable, hold *holder, log *eventLog) (*estServer, error) {
+	s := &estServer{cas: cas, accounts: accounts, faults: faults, hold: hold, log: log, lifetime: make(map[string]lifetime)}
 	for label, n := range days {
 		s.lifetime[label] = daysLifetime(n)
 	}
@@ -60,12 +61,23 @@ func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{})
 func (s *estServer) handler(listener string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		event := &Event{Event: "est", Listener: listener, Remote: r.RemoteAddr}
+		nth := s.hold.request()
+		if s.hold.wait(r.Context(), holdRequest, nth) {
+			panic(http.ErrAbortHandler)
+		}
 		a := s.serve(r, event)
 		event.Status = a.status
 		if a.status >= 400 && event.Reason == "" {
 			event.Reason = strings.TrimSpace(string(a.body))
 		}
 		s.log.write(event)
+		if s.hold.wait(r.Context(), holdAnswer, nth) {
+			panic(http.ErrAbortHandler)
+		}
+		if s.hold.hits(holdHalf, nth) {
+			a.cut = cutHold
+			a.halfway = func() { s.hold.wait(r.Context(), holdHalf, nth) }
+		}
 		a.send(w, r)
 	})
 }

@@ -78,9 +78,9 @@ func Serve(ctx context.Context, o Options, ready func(path string)) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot serve: %w", err)
 	}
-	faults := &faultTable{faults: o.Faults}
+	faults, hold := &faultTable{faults: o.Faults}, newHolder()
 	est, err := newESTServer(cas.byLabel, accounts,
-		map[string]int{labelLDevID: o.LDevIDDays, labelOperational: o.OperationalDays}, faults, log)
+		map[string]int{labelLDevID: o.LDevIDDays, labelOperational: o.OperationalDays}, faults, hold, log)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func Serve(ctx context.Context, o Options, ready func(path string)) error {
 		return err
 	}
 
-	ls := &listeners{ctx: ctx, before: before, log: log}
+	ls := &listeners{ctx: ctx, before: before, hold: hold, log: log}
 	defer ls.stop()
 	estAt := func(name, address string, cert tls.Certificate) string {
 		return "https://" + ls.serve(name, address, &cert, est.handler(name)) + "/.well-known/est"
@@ -110,7 +110,7 @@ func Serve(ctx context.Context, o Options, ready func(path string)) error {
 		ESTURLUntrusted: estAt("untrusted", free, bad.untrusted),
 		DPSURL:          "https://" + ls.serve("dps", free, &cas.server, dps.handler()),
 		HubURL:          "https://" + hub.address,
-		ControlURL:      "http://" + ls.serve("control", free, nil, control(faults)),
+		ControlURL:      "http://" + ls.serve("control", free, nil, control(faults, hold)),
 		ProxyURL:        "http://" + ls.serve("proxy", free, nil, proxy(log)),
 		ServerCA:        caPath(dir, "server"),
 		IDevIDCA:        caPath(dir, labelIDevID),
@@ -164,6 +164,7 @@ func (l *listeners) listen(name, address string) (net.Listener, error) {
 type listeners struct {
 	ctx     context.Context
 	before  map[string]string // addresses of an earlier run, by name
+	hold    *holder
 	log     *eventLog
 	servers []*http.Server
 	err     error
@@ -200,6 +201,14 @@ func (l *listeners) serve(name, address string, cert *tls.Certificate, handler h
 			// Requested of all and verified by the handlers: each of them trusts other CAs, and a
 			// refusal must reach the log and, as HTTP, the client.
 			ClientAuth: tls.RequestClientCert,
+		}
+		if name == "est" {
+			server.TLSConfig.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				if l.hold.wait(hello.Context(), holdConnection, l.hold.connection()) {
+					return nil, errors.New("held until its end")
+				}
+				return nil, nil
+			}
 		}
 		start = func(n net.Listener) error { return server.ServeTLS(n, "", "") }
 	}

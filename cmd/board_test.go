@@ -109,39 +109,6 @@ func (b *board) runOn(p program, bus transport.TPM, cut bool) error {
 // verified is a clock that is right.
 func verified() clock.Clock { return clock.Judge(time.Now(), true, time.Time{}) }
 
-// A power cut before or after any TPM command of ours: the next run goes on from
-// there and ends with the same keys, certificates and indices as a run that
-// nothing cut, and nothing is left over.
-func TestCutAtEveryCommand(t *testing.T) {
-	t.Parallel()
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
-
-	t.Run("idevid", func(t *testing.T) {
-		t.Parallel()
-		fresh := func(t *testing.T) *board { return newBoard(t, factory.Fork(t), vendor) }
-		cutEverywhere(t, fresh, idevidSteps, end{keys: 2, indices: 2, parallel: true})
-	})
-	t.Run("ldevid", func(t *testing.T) {
-		// Not side by side: the PKCS#11 library has one state in a process.
-		made := newBoard(t, factory.Fork(t), vendor)
-		if err := made.run(t, idevidSteps, &fault.Cutter{}); err != nil {
-			t.Fatal(err)
-		}
-		made.tpm.Cut()
-		fresh := func(t *testing.T) *board {
-			b := newBoard(t, made.tpm.Fork(t), vendor)
-			if err := os.CopyFS(filepath.Join(b.root, "var/lib/tpm2cloud"), os.DirFS(filepath.Join(made.root, "var/lib/tpm2cloud"))); err != nil {
-				t.Fatal(err)
-			}
-			return b
-		}
-		cutEverywhere(t, fresh, ldevidSteps, end{keys: 4, indices: 2})
-	})
-}
-
 // One answer is lost, as a driver's timeout does it, and the run goes on: it
 // ends well by itself.
 func TestLostAnswers(t *testing.T) {
@@ -175,60 +142,7 @@ func TestLostAnswers(t *testing.T) {
 // end is what must be in the TPM at the end.
 type end struct {
 	keys, indices int
-	parallel      bool // the cuts may be tried side by side
-}
-
-func cutEverywhere(t *testing.T, fresh func(*testing.T) *board, p program, want end) {
-	whole := &fault.Cutter{}
-	b := fresh(t)
-	if err := b.run(t, p, whole); err != nil {
-		t.Fatal(err)
-	}
-	b.converged(t, p, want)
-	t.Logf("a run sends %d commands", whole.Sent)
-	for at := 1; at <= whole.Sent; at++ {
-		for when, executed := range map[string]bool{"before": false, "after": true} {
-			t.Run(fmt.Sprintf("%s-%d", when, at), func(t *testing.T) {
-				if want.parallel {
-					t.Parallel()
-				}
-				b := fresh(t)
-				if err := b.run(t, p, &fault.Cutter{At: at, Executed: executed}); !errors.Is(err, fault.ErrCut) {
-					t.Fatalf("cut at %d of %d: %v", at, whole.Sent, err)
-				}
-				b.tpm.Reboot(t)
-				b.look(t, p)
-				if err := b.run(t, p, &fault.Cutter{}); err != nil {
-					t.Fatalf("the run after the cut: %v", err)
-				}
-				b.converged(t, p, want)
-				b.tpm.Cut()
-			})
-		}
-	}
-}
-
-// look shows the status of a device that is half made: it can always be told,
-// and telling it changes nothing.
-func (b *board) look(t *testing.T, p program) {
-	t.Helper()
-	opened := tpm.New(b.tpm.Open(t), tpm.Secrets{})
-	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified)
-	// The first command after each power-on that needs to know has the TPM note
-	// that it was not shut down in order.
-	step.Observe(context.Background(), steps)
-	before := b.tpm.State(t)
-	for _, row := range step.Observe(context.Background(), steps) {
-		if row.Err != nil {
-			t.Errorf("the status of %s: %v", row.Step, row.Err)
-		}
-	}
-	if err := opened.Close(); err != nil {
-		t.Error(err)
-	}
-	if b.tpm.State(t) != before {
-		t.Error("a status has changed the TPM")
-	}
+	parallel      bool // what leads there may be tried side by side
 }
 
 // converged demands the end state.
