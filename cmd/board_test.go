@@ -149,17 +149,6 @@ type end struct {
 func (b *board) converged(t *testing.T, p program, want end) {
 	t.Helper()
 	opened := b.tpm.Open(t)
-	count := func(first tpm2.TPMHandle) int {
-		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: 100}.Execute(opened)
-		if err != nil {
-			t.Fatal(err)
-		}
-		list, err := rsp.CapabilityData.Data.Handles()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(list.Handle)
-	}
 	for name, kind := range map[string]struct {
 		first tpm2.TPMHandle
 		want  int
@@ -169,8 +158,12 @@ func (b *board) converged(t *testing.T, p program, want end) {
 		"transient objects": {0x80000000, 0},
 		"loaded sessions":   {0x02000000, 0},
 	} {
-		if got := count(kind.first); got != kind.want {
-			t.Errorf("%d %s, want %d", got, name, kind.want)
+		list, err := handles(opened, kind.first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) != kind.want {
+			t.Errorf("%d %s, want %d", len(list), name, kind.want)
 		}
 	}
 	// What is locked in NV is what the CA has sent, to the last byte.
@@ -193,4 +186,17 @@ func (b *board) converged(t *testing.T, p program, want end) {
 			t.Errorf("%s is %s: %s %s", row.Step, row.State, row.Detail, row.Error)
 		}
 	}
+}
+
+// handles are those in use from first on, in its range.
+func handles(t transport.TPM, first tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: 100}.Execute(t)
+	if err != nil {
+		return nil, err
+	}
+	list, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		return nil, err
+	}
+	return list.Handle, nil
 }
