@@ -82,8 +82,12 @@ test-image: ## image/build; image/inject and image/lint on images like Raspberry
 	@image/test-inject amd64 armhf
 	@image/test-build amd64
 
+.PHONY: generate
+generate: ## debian/tpm2cloud.toml, of scripts/manual/keys.toml and the programs' own keys
+	@$(GO) run ./scripts/manual generate
+
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, shellcheck, the import rules
+lint: ## gofmt, go vet, staticcheck, shellcheck, the manual pages, the import rules
 	@scripts/deps lint
 	@scripts/lint
 
