@@ -108,6 +108,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"keep":      cmdKeep,
 	"sample":    cmdSample,
 	"disk":      cmdDisk,
+	"example":   cmdExample,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program on the root and demands

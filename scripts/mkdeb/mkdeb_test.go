@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
+	"io/fs"
 	"math/big"
 	"os"
 	"os/exec"
@@ -158,6 +159,16 @@ func TestRealDocuments(t *testing.T) {
 		if page := strings.TrimSuffix(filepath.Base(p), ".scd") + ".gz"; !strings.Contains(string(text), "${build}/man/"+page) {
 			t.Errorf("%s is in no package", p)
 		}
+	}
+	// So is each file of an example.
+	err = filepath.WalkDir("debian/examples", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !strings.Contains(string(text), "src: "+name+"\n    dst: /usr/share/doc/tpm2cloud/examples/"+strings.TrimPrefix(name, "debian/examples/")+"\n") {
+			t.Errorf("%s is in no package", name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	// A program comes with its page and its completion.
 	for _, d := range documents {
