@@ -94,8 +94,17 @@ test-image: ## image/build; image/inject and image/lint on images like Raspberry
 	@image/test-inject amd64 armhf
 	@image/test-build amd64
 
+.PHONY: generate
+generate: ## debian/tpm2cloud.toml, of scripts/manual/keys.toml and the programs' own keys
+	@$(GO) run ./scripts/manual generate
+
+.PHONY: manual
+manual: ## the manual pages and bash completions, in build/manual (man -l build/manual/man/tpm2cloud.7)
+	@scripts/deps
+	@$(GO) run ./scripts/manual make build/manual
+
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, shellcheck, the import rules
+lint: ## gofmt, go vet, staticcheck, shellcheck, the manual pages, the import rules
 	@scripts/deps lint
 	@scripts/lint
 

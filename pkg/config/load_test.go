@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -215,6 +216,43 @@ func TestTPMDevice(t *testing.T) {
 		if got := [2]string{c.TPMDevice(), c.TCTI()}; got != want {
 			t.Errorf("%s: %q", device, got)
 		}
+	}
+}
+
+// TestExamples: each example is complete for the programs that it is for, and no
+// more.
+func TestExamples(t *testing.T) {
+	all := []Program{ProgramIDevID, ProgramLDevID, ProgramEdge}
+	programs := map[string][]Program{
+		"first-boot":                all,
+		"factory-and-field/factory": {ProgramIDevID},
+		"factory-and-field/field":   all,
+		"air-gapped-bench":          {ProgramIDevID, ProgramLDevID},
+	}
+	const examples = "../../debian/examples"
+	for name, has := range programs {
+		c, err := Load(filepath.Join(examples, name), "/")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, p := range all {
+			if err := c.Check(p); (err == nil) != slices.Contains(has, p) {
+				t.Errorf("%s, for %s: %v", name, p, err)
+			}
+		}
+	}
+	err := filepath.WalkDir(examples, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == dropInDir {
+			name, _ := filepath.Rel(examples, filepath.Dir(path))
+			if programs[name] == nil {
+				t.Errorf("nobody checks the example %s", name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

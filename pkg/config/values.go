@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -67,11 +68,25 @@ func word[T ~string](dst *T, text []byte, allowed ...T) error {
 		*dst = v
 		return nil
 	}
-	words := make([]string, len(allowed))
-	for i, a := range allowed {
-		words[i] = fmt.Sprintf("%q", string(a))
+	e := &wordError{text: string(text)}
+	for _, a := range allowed {
+		e.allowed = append(e.allowed, string(a))
 	}
-	return fmt.Errorf("%q is not allowed here; allowed: %s", text, strings.Join(words, ", "))
+	return e
+}
+
+// wordError is the error of a word that a key does not take.
+type wordError struct {
+	text    string
+	allowed []string
+}
+
+func (e *wordError) Error() string {
+	words := make([]string, len(e.allowed))
+	for i, a := range e.allowed {
+		words[i] = strconv.Quote(a)
+	}
+	return fmt.Sprintf("%q is not allowed here; allowed: %s", e.text, strings.Join(words, ", "))
 }
 
 func (v *KeyAlgorithm) UnmarshalText(b []byte) error { return word(v, b, ECCP256, RSA2048) }

@@ -15,26 +15,26 @@ import (
 	"github.com/goreleaser/nfpm/v2/files"
 )
 
-// makeManPages makes a page of each source, NAME.SECTION.scd.
-func makeManPages(from, to string, r release) error {
-	sources, err := filepath.Glob(filepath.Join(from, "*.scd"))
+// makeManual makes the manual pages, and bash completion, below a folder: man/NAME.SECTION.gz
+// and completions/PROGRAM. It needs the keys that the programs read, which are
+// another module's.
+func makeManual(dir string, r release) error {
+	cmd := exec.Command("go", "run", "-tags", tags, "./scripts/manual", "make", dir)
+	// The pages have a date. It runs here, whatever is compiled for.
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+r.epoch(), "GOOS=", "GOARCH=", "GOFLAGS=")
+	if _, err := outputOf(cmd); err != nil {
+		return fmt.Errorf("cannot make the manual pages: %w", err)
+	}
+	pages, err := filepath.Glob(filepath.Join(dir, "man", "*"))
 	if err != nil {
 		return err
 	}
-	for _, source := range sources {
-		text, err := os.ReadFile(source)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
 		if err != nil {
 			return err
 		}
-		cmd := exec.Command("scdoc")
-		cmd.Stdin = bytes.NewReader(text)
-		// The page has a date.
-		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+r.epoch())
-		page, err := outputOf(cmd)
-		if err != nil {
-			return fmt.Errorf("cannot make the manual page of %s: %w", source, err)
-		}
-		if err := compress(filepath.Join(to, strings.TrimSuffix(filepath.Base(source), ".scd")+".gz"), page); err != nil {
+		if err := compress(page+".gz", text); err != nil {
 			return err
 		}
 	}

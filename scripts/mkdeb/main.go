@@ -66,7 +66,7 @@ func run(arches []string, output, work string) error {
 		return err
 	}
 	b := &builder{release: r, output: output, work: work}
-	if err := makeManPages("debian/man", filepath.Join(work, "man"), r); err != nil {
+	if err := makeManual(work, r); err != nil {
 		return err
 	}
 	if b.roots, err = makeRoots("build/cache/mkdeb", filepath.Join(work, "ek-roots")); err != nil {

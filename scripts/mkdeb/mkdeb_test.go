@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
+	"io/fs"
 	"math/big"
 	"os"
 	"os/exec"
@@ -159,7 +160,30 @@ func TestRealDocuments(t *testing.T) {
 			t.Errorf("%s is in no package", p)
 		}
 	}
-	// So is each file of systemd/.
+	// So is each file of an example.
+	err = filepath.WalkDir("debian/examples", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !strings.Contains(string(text), "src: "+name+"\n    dst: /usr/share/doc/tpm2cloud/examples/"+strings.TrimPrefix(name, "debian/examples/")+"\n") {
+			t.Errorf("%s is in no package", name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A program comes with its page and its completion.
+	for _, d := range documents {
+		sources := map[string]bool{}
+		visit(d.node, func(key, value string) { sources[value] = sources[value] || key == "src" })
+		for source := range sources {
+			name, ok := strings.CutPrefix(source, "${bin}/")
+			for _, with := range []string{"${build}/man/" + name + ".8.gz", "${build}/completions/" + name} {
+				if ok && !sources[with] {
+					t.Errorf("%s has %s without %s", d.name, source, with)
+				}
+			}
+		}
+	}
+	// Each file of systemd/ is in a package.
 	entries, err = os.ReadDir("systemd")
 	if err != nil {
 		t.Fatal(err)
@@ -168,51 +192,6 @@ func TestRealDocuments(t *testing.T) {
 		if !strings.Contains(string(text), "src: systemd/"+e.Name()+"\n") {
 			t.Errorf("systemd/%s is in no package", e.Name())
 		}
-	}
-}
-
-// TestManualIsComplete: each key that the configuration file shows is in the
-// manual, with its default.
-func TestManualIsComplete(t *testing.T) {
-	configuration, err := os.ReadFile("../../debian/tpm2cloud.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	manual, err := os.ReadFile("../../debian/man/tpm2cloud.toml.5.scd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sections := regexp.MustCompile(`(?m)^\*\[([a-z.]+)\]\*`).FindAllStringSubmatchIndex(string(manual), -1)
-	text := map[string]string{}
-	for i, at := range sections {
-		end := len(manual)
-		if i+1 < len(sections) {
-			end = sections[i+1][0]
-		}
-		text[string(manual[at[2]:at[3]])] = string(manual[at[0]:end])
-	}
-	table, keys := "", 0
-	key := regexp.MustCompile(`^#?([a-z_]+) = (\[.*\]|"[^"]*"|\S+)`)
-	for line := range strings.Lines(string(configuration)) {
-		if name, ok := strings.CutPrefix(line, "["); ok {
-			table, _, _ = strings.Cut(name, "]")
-			continue
-		}
-		found := key.FindStringSubmatch(line)
-		if found == nil || table == "" {
-			continue
-		}
-		keys++
-		if !strings.Contains(text[table], "*"+found[1]+"*") {
-			t.Errorf("tpm2cloud.toml(5) does not have %s of [%s]", found[1], table)
-		}
-		// [ldevid.enroll] refers to [idevid.enroll].
-		if found[2] != `""` && table != "ldevid.enroll" && !strings.Contains(text[table], "*"+found[1]+"* = "+found[2]) {
-			t.Errorf("tpm2cloud.toml(5) does not have the default %s of %s in [%s]", found[2], found[1], table)
-		}
-	}
-	if keys < 50 {
-		t.Errorf("only %d keys found", keys)
 	}
 }
 
