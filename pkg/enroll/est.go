@@ -49,11 +49,13 @@ func (e *Enroller) connect(o est.Options) (*est.Client, []*x509.Certificate, err
 }
 
 // Probe finds out whether an EST server can be reached and is trusted. It shows no credential, so that one that is
-// wrong does not count as tried once more; a server that wants one is an EST server all the same.
-func (e *Enroller) Probe(ctx context.Context) error {
-	if e.enroll.Method == config.MethodCA {
+// wrong does not count as tried once more; a server that wants one is an EST server all the same. It makes no Enroller
+// for others, so that who only probes does not link the methods.
+func Probe(ctx context.Context, cfg config.Enroll, o Options) error {
+	if cfg.Method == config.MethodCA {
 		return nil
 	}
+	e := &Enroller{enroll: cfg, options: o}
 	client, roots, err := e.connect(est.Options{})
 	if err != nil {
 		return err
