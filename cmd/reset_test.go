@@ -41,13 +41,13 @@ func (b *board) edge(t *testing.T) *edgecfg.Program {
 
 // spoiled is a step that is cut at its move.
 type spoiled struct {
-	step.Step
+	reset.Step
 	moved bool // the move was made before the cut
 }
 
-func (s spoiled) Act(ctx context.Context, o step.Observation) error {
+func (s spoiled) Remove(ctx context.Context) error {
 	if s.moved {
-		if err := s.Step.Act(ctx, o); err != nil {
+		if err := s.Step.Remove(ctx); err != nil {
 			return err
 		}
 	}
@@ -80,17 +80,11 @@ func (b *board) reset(t *testing.T, scope reset.Scope, cutter *fault.Cutter, at 
 	if earlier == nil {
 		revoke = []reset.Certificate{{What: "LDevID", Serial: "1"}}
 	}
-	ctx, stop := context.WithCancelCause(context.Background())
-	defer stop(nil)
-	atBoot, err := reset.Run(ctx, state, reset.New(scope, revoke, 0, earlier), steps, func(e step.Event) {
-		if errors.Is(e.Err, fault.ErrCut) {
-			stop(e.Err) // a cut ends the process: nothing is tried again
-		}
-	})
+	atBoot, err := reset.Run(context.Background(), state, reset.New(scope, revoke, 0, earlier), steps, func(step.Row, bool) {})
 	if atBoot {
 		t.Error("the platform is open, and the reset waits for a boot")
 	}
-	return errors.Join(err, context.Cause(ctx))
+	return err
 }
 
 // resetDone demands that nothing of the identity is left, and all of the rest.

@@ -124,7 +124,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"credential":  cmdCredential,
 	"searched":    cmdSearched,
 	"sessions":    cmdSessions,
-	"example":   cmdExample,
+	"example":     cmdExample,
 }
 
 // run CODE PROGRAM ARGUMENT... runs a device program, or the operator's, which

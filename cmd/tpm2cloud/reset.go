@@ -74,7 +74,7 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 			return err
 		}
 	}
-	atBoot, err := reset.Run(ctx, state, note, steps, func(e step.Event) { tell(call, e) })
+	atBoot, err := reset.Run(ctx, state, note, steps, func(row step.Row, removed bool) { tell(call, row, removed) })
 	if errors.Is(err, context.Canceled) {
 		return step.As(step.Temporary, "tpm2cloud reset --yes goes on with it", errors.New("the reset was interrupted by a signal"))
 	}
@@ -120,7 +120,11 @@ func (o *options) scope(state *store.Dir) (earlier *reset.Note, scope reset.Scop
 }
 
 // announce says what a reset will do, and asks.
-func (o *options) announce(ctx context.Context, call *cli.Call, note *reset.Note, steps []step.Step) error {
+func (o *options) announce(ctx context.Context, call *cli.Call, note *reset.Note, steps []reset.Step) error {
+	rows, err := reset.Observe(ctx, steps)
+	if err != nil {
+		return err
+	}
 	var kept, later []string
 	w := call.Out
 	if call.JSON {
@@ -128,10 +132,7 @@ func (o *options) announce(ctx context.Context, call *cli.Call, note *reset.Note
 	}
 	fmt.Fprintf(w, "This takes away the identity of the owner%s:\n", map[reset.Scope]string{reset.All: " and that of the manufacturer"}[note.Scope])
 	nothing := true
-	for _, row := range step.Observe(ctx, steps) {
-		if row.Err != nil {
-			return fmt.Errorf("%s: %w", row.Step, row.Err)
-		}
+	for _, row := range rows {
 		kept = append(kept, row.Warnings...)
 		switch {
 		case row.Waiting != "":
@@ -174,15 +175,13 @@ func (o *options) announce(ctx context.Context, call *cli.Call, note *reset.Note
 }
 
 // tell tells of a step.
-func tell(call *cli.Call, e step.Event) {
-	switch o := e.Observation; {
-	case !e.Done:
-		call.Warn("%s: %v; again in %s", e.Step, e.Err, e.Wait)
+func tell(call *cli.Call, row step.Row, removed bool) {
+	switch {
 	case call.JSON:
-	case o.Waiting != "":
-		fmt.Fprintf(call.Out, "%-18s  waits     %s: %s\n", e.Step, o.Object, o.Waiting)
-	case e.Changed:
-		fmt.Fprintf(call.Out, "%-18s  removed\n", e.Step)
+	case row.Waiting != "":
+		fmt.Fprintf(call.Out, "%-18s  waits     %s: %s\n", row.Step, row.Object, row.Waiting)
+	case removed:
+		fmt.Fprintf(call.Out, "%-18s  removed\n", row.Step)
 	}
 }
 

@@ -186,7 +186,8 @@ func TestNspawnCheck(t *testing.T) {
 		b.repair()
 		if what := b.what; b.id != "tpm" { // the next one is its repair
 			if verdicts, code := m.checked(); code != 0 || verdicts[b.id].Verdict == b.verdict && verdicts[b.id].Detail == got.Detail {
-				t.Errorf("%s, put right: check ends with %d, %+v", what, code, verdicts[b.id])
+				out, _ := m.Try("tpm2cloud", "check")
+				t.Errorf("%s, put right: check ends with %d, %+v\n%s", what, code, verdicts[b.id], out)
 			}
 		}
 	}

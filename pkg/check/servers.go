@@ -44,16 +44,13 @@ func estOf(program config.Program) func(context.Context, *Subject) finding {
 		if done && program == config.ProgramIDevID {
 			return skip("there is a certificate, for good")
 		}
-		e, err := enroll.New(order, enroll.Options{
+		ctx, cancel := context.WithTimeout(ctx, serverLimit)
+		defer cancel()
+		err = enroll.Probe(ctx, order, enroll.Options{
 			Path: s.Config.Path, Secret: s.Config.ReadSecret, Section: section,
 			Now: func() time.Time { return s.Clock.Time }, ClockVerified: s.Clock.Verified,
 		})
-		if err != nil {
-			return finding{err: err}
-		}
-		ctx, cancel := context.WithTimeout(ctx, serverLimit)
-		defer cancel()
-		switch err := e.Probe(ctx); {
+		switch {
 		case err != nil && done:
 			return warn(step.HintOf(err), "%v; there is a certificate already", err)
 		case err != nil:

@@ -35,9 +35,6 @@ func (c *Call) Config() (*config.Config, error) { return c.command.config() }
 // ConfigDir is the directory of the configuration, a path below Root.
 func (c *Call) ConfigDir() string { return c.command.dir }
 
-// Warn tells of what is worse than it could be.
-func (c *Call) Warn(format string, args ...any) { c.command.warn(format, args...) }
-
 // WriteJSON writes the result.
 func (c *Call) WriteJSON(v any) { c.command.writeJSON(v) }
 

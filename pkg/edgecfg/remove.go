@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
+	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
 )
@@ -23,8 +24,8 @@ import (
 // somebody else's, and then so is all that the daemons made of it.
 
 // Removal are the steps.
-func (p *Program) Removal() []step.Step {
-	return []step.Step{
+func (p *Program) Removal() []reset.Step {
+	return []reset.Step{
 		&stopStep{p: p},
 		&removeStep{p, "agent-state", p.daemonState, nil},
 		&removeStep{p, "agent-files", p.ownFiles, p.kept},
@@ -109,7 +110,7 @@ func (s *stopStep) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
-func (s *stopStep) Act(ctx context.Context, _ step.Observation) error {
+func (s *stopStep) Remove(ctx context.Context) error {
 	if err := s.p.run(ctx, nil, s.p.tool(), "system", "stop"); err != nil {
 		return fmt.Errorf("cannot stop the agent: %w", err)
 	}
@@ -165,7 +166,7 @@ func (p *Program) kept() (list []string, err error) {
 	return list, nil
 }
 
-func (s *removeStep) Act(ctx context.Context, _ step.Observation) error {
+func (s *removeStep) Remove(ctx context.Context) error {
 	list, err := s.files()
 	if err != nil {
 		return err

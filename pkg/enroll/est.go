@@ -51,11 +51,13 @@ func (e *Enroller) talk(o est.Options, do func(*est.Client) error) error {
 }
 
 // Probe finds out whether an EST server can be reached and is trusted. It shows no credential, so that one that is
-// wrong does not count as tried once more; a server that wants one is an EST server all the same.
-func (e *Enroller) Probe(ctx context.Context) error {
-	if e.enroll.Method == config.MethodCA {
+// wrong does not count as tried once more; a server that wants one is an EST server all the same. It makes no Enroller
+// for others, so that who only probes does not link the methods.
+func Probe(ctx context.Context, cfg config.Enroll, o Options) error {
+	if cfg.Method == config.MethodCA {
 		return nil
 	}
+	e := &Enroller{enroll: cfg, options: o}
 	return e.talk(est.Options{}, func(c *est.Client) error {
 		_, err := c.CACerts(ctx)
 		if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {

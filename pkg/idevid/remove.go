@@ -23,8 +23,8 @@ import (
 
 // Removal are the steps, as far as they can be done in this boot: where the
 // platform hierarchy is closed, all of them wait for the next.
-func (p *Program) Removal() []step.Step {
-	return []step.Step{removeIndex{p, false}, removeKey{p}, removeFiles{p}}
+func (p *Program) Removal() []reset.Step {
+	return []reset.Step{removeIndex{p, false}, removeKey{p}, removeFiles{p}}
 }
 
 // finish are the steps before all others, where a reset has left them to this
@@ -33,10 +33,16 @@ func (p *Program) finish() []step.Step {
 	state := store.Open(p.cfg.Path(p.cfg.Run.State), 0o755)
 	note, err := reset.Read(state)
 	if err != nil || note == nil || !note.AtBoot {
+		state.Close()
 		return nil // who runs the steps has looked at the note
 	}
-	return []step.Step{removeIndex{p, true}, removeKey{p}, removeFiles{p}, removeNote{state, note}}
+	return []step.Step{finishing{removeIndex{p, true}}, finishing{removeKey{p}}, finishing{removeFiles{p}}, finishing{removeNote{state, note}}}
 }
+
+// finishing is a step of a reset as one of the program.
+type finishing struct{ reset.Step }
+
+func (s finishing) Act(ctx context.Context, _ step.Observation) error { return s.Remove(ctx) }
 
 type removeIndex struct {
 	*Program
@@ -101,7 +107,7 @@ func (p *Program) closed() error {
 		errors.New("cannot remove the IDevID: the firmware has closed the platform hierarchy"))
 }
 
-func (s removeIndex) Act(context.Context, step.Observation) error {
+func (s removeIndex) Remove(context.Context) error {
 	if err := s.saltIfKnown(); err != nil {
 		return err
 	}
@@ -190,7 +196,7 @@ func (p *Program) own(key *tpm.Key) (bool, error) {
 	return false, nil
 }
 
-func (s removeKey) Act(context.Context, step.Observation) error {
+func (s removeKey) Remove(context.Context) error {
 	if err := s.saltIfKnown(); err != nil {
 		return err
 	}
@@ -221,7 +227,7 @@ func (s removeFiles) Observe(context.Context) (step.Observation, error) {
 	return obs, err
 }
 
-func (s removeFiles) Act(context.Context, step.Observation) error { return s.files.RemoveAll() }
+func (s removeFiles) Remove(context.Context) error { return s.files.RemoveAll() }
 
 // removeNote ends the reset.
 type removeNote struct {
@@ -239,4 +245,4 @@ func (s removeNote) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
-func (s removeNote) Act(context.Context, step.Observation) error { return s.state.Remove(reset.File) }
+func (s removeNote) Remove(context.Context) error { return s.state.Remove(reset.File) }

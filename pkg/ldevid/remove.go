@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
+	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/store"
 	"github.com/tpm2cloud/tpm2cloud/pkg/token"
@@ -22,8 +23,8 @@ import (
 // else's is kept, and said to be.
 
 // Removal are the steps.
-func (p *Program) Removal() []step.Step {
-	return []step.Step{removeKey{p}, removeToken{p}, removeSRK{p}, removeFiles{p}}
+func (p *Program) Removal() []reset.Step {
+	return []reset.Step{removeKey{p}, removeToken{p}, removeSRK{p}, removeFiles{p}}
 }
 
 // saltIfKnown hides what authorises the removal from a listener on the bus. A
@@ -80,7 +81,7 @@ func (p *Program) own(key *tpm.Key) (bool, error) {
 	return where != "" && identity.Algorithm(key) != "", err
 }
 
-func (s removeKey) Act(context.Context, step.Observation) error {
+func (s removeKey) Remove(context.Context) error {
 	if err := s.saltIfKnown(); err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (p *Program) labels() ([]string, error) {
 	return st.Labels()
 }
 
-func (s removeToken) Act(context.Context, step.Observation) error {
+func (s removeToken) Remove(context.Context) error {
 	if err := token.Recover(s.shelf.Name()); err != nil {
 		return step.As(step.Refused, "", err)
 	}
@@ -213,7 +214,7 @@ func (s removeSRK) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
-func (s removeSRK) Act(context.Context, step.Observation) error {
+func (s removeSRK) Remove(context.Context) error {
 	if err := s.saltIfKnown(); err != nil {
 		return err
 	}
@@ -243,7 +244,7 @@ func (s removeFiles) Observe(context.Context) (step.Observation, error) {
 	return obs, nil
 }
 
-func (s removeFiles) Act(context.Context, step.Observation) error {
+func (s removeFiles) Remove(context.Context) error {
 	for _, dir := range s.directories() {
 		if err := dir.RemoveAll(); err != nil {
 			return err

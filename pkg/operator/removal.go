@@ -13,7 +13,7 @@ import (
 )
 
 // Removal are the steps of all programs: the last to be made is the first to go.
-func Removal(s *check.Subject, scope reset.Scope) ([]step.Step, error) {
+func Removal(s *check.Subject, scope reset.Scope) ([]reset.Step, error) {
 	if s.TPMErr != nil {
 		return nil, s.TPMErr
 	}
