@@ -418,6 +418,48 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
+// The name of a new or loaded key that was changed on its way: nobody goes on
+// with that key, and it takes no slot.
+func TestCreatedName(t *testing.T) {
+	t.Parallel()
+	software := tpmkit.Start(t).Open(t)
+	var change tpm2.TPMCC
+	tpm := New(fault.Tap{TPM: software, Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+		if code == change {
+			answer[len(answer)-6] ^= 1 // before the empty password's session
+		}
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	parent := storage(t, tpm)
+	l, blob, err := tpm.CreateChild(parent, DevIDTemplate(false), Sensitive{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	change = tpm2.TPMCCCreatePrimary
+	if _, err := tpm.CreatePrimary(tpm2.TPMRHOwner, SRKTemplate); step.ClassOf(err) != step.Refused {
+		t.Errorf("a primary key of another name: %v", err)
+	}
+	change = tpm2.TPMCCLoad
+	if _, err := tpm.Load(parent, blob); step.ClassOf(err) != step.Refused {
+		t.Errorf("a loaded key of another name: %v", err)
+	}
+	change = tpm2.TPMCCCreateLoaded
+	if _, _, err := tpm.CreateChild(parent, DevIDTemplate(false), Sensitive{}); step.ClassOf(err) != step.Refused {
+		t.Errorf("a new key of another name: %v", err)
+	}
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: 0x80000000, PropertyCount: 9}.Execute(software)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, err := rsp.CapabilityData.Data.Handles(); err != nil || len(left.Handle) != 0 {
+		t.Errorf("left in the TPM: %x, %v", left.Handle, err)
+	}
+}
+
 // A public area of an index that was changed on its way.
 func TestIndexChanged(t *testing.T) {
 	t.Parallel()
