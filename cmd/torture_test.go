@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,6 +70,7 @@ type ending struct {
 const (
 	factoryECC = "P-256" // the TPM has an endorsement key of P-256, which swtpm makes quickly
 	factoryRSA = "RSA"   // of RSA 2048, as most have
+	elsewhere  = "other" // as the first, and another TPM
 )
 
 var everyKind = []string{kindTPM, kindFile, kindHTTP, kindPKCS11, kindEnd}
@@ -229,6 +231,7 @@ type torture struct {
 	rows      map[string]*row // by scenario and kind
 	failures  []string
 	recovered int
+	done      int
 }
 
 // row is a line of the table.
@@ -252,6 +255,7 @@ func TestTorture(t *testing.T) {
 	tt := &torture{t: t, scenarios: scenarios(), rows: map[string]*row{}}
 	tt.switchOn()
 	points := tt.points(rand.New(rand.NewPCG(seed, seed)))
+	fmt.Printf("%d cuts\n", len(points))
 	tt.cutAt(points)
 	tt.report(seed, time.Since(start))
 }
@@ -357,7 +361,7 @@ func (tt *torture) factories() map[string]memory {
 	return map[string]memory{
 		factoryECC: manufacture(tpmkit.CertificateECC, tpm2.ECCEKTemplate),
 		factoryRSA: manufacture(tpmkit.CertificateRSA, tpm2.RSAEKTemplate),
-		"another":  manufacture(tpmkit.CertificateECC, tpm2.ECCEKTemplate),
+		elsewhere:  manufacture(tpmkit.CertificateECC, tpm2.ECCEKTemplate),
 	}
 }
 
@@ -370,7 +374,7 @@ func (tt *torture) complete(s *scenario, factories map[string]memory) error {
 		}
 	}
 	if s.moved {
-		s.start.tpm = factories["another"].tpm
+		s.start.tpm = factories[elsewhere].tpm
 	}
 	if s.agent {
 		s.start.disk = maps.Clone(s.start.disk)
@@ -575,7 +579,7 @@ func (tt *torture) try(b *rig, p point, from memory, i int) {
 	}
 	for _, left := range states {
 		p.outages = slices.Clone(p.outages)
-		p.outages[i].disk = left.disk
+		p.outages[i].disk = left.which
 		if i+1 < len(p.outages) {
 			tt.try(b, p, left.memory, i+1)
 			continue
@@ -602,7 +606,7 @@ func (e *notReached) Error() string {
 
 // left is what a cut left of a board.
 type left struct {
-	disk string
+	which string // of the disks
 	memory
 }
 
@@ -660,7 +664,7 @@ func (b *rig) cut(s *scenario, from memory, o outage) (list []left, err error) {
 			list = append(list, left{survivors[i], memory{image, state}})
 		}
 	}
-	if i := slices.IndexFunc(list, func(l left) bool { return l.disk == o.disk }); i >= 0 {
+	if i := slices.IndexFunc(list, func(l left) bool { return l.which == o.disk }); i >= 0 {
 		return list[i : i+1], nil
 	}
 	if o.disk != "" {
@@ -745,6 +749,10 @@ func (tt *torture) tried(p point, err error) {
 	}
 	r := tt.rows[key]
 	r.Points++
+	tt.done++
+	if tt.done%500 == 0 {
+		fmt.Printf("%d points after a cut, %d failed\n", tt.done, len(tt.failures))
+	}
 	if err == nil {
 		r.Converged++
 		return
@@ -777,9 +785,10 @@ func (tt *torture) report(seed uint64, took time.Duration) {
 		Converged int      `json:"converged"`
 		Failed    int      `json:"failed"`
 		Seconds   float64  `json:"seconds"`
+		CPU       float64  `json:"cpu_seconds"` // of all processes
 		Rows      []*row   `json:"rows"`
 		Failures  []string `json:"failures"`
-	}{Seed: seed, Seconds: took.Round(time.Second).Seconds(), Failures: tt.failures}
+	}{Seed: seed, Seconds: took.Round(time.Second).Seconds(), CPU: cpu().Seconds(), Failures: tt.failures}
 	fmt.Printf("%-20s %-8s %7s %10s %7s\n", "program/method", "kind", "points", "converged", "failed")
 	for _, s := range tt.scenarios {
 		for _, kind := range append(slices.Clone(everyKind), "pair") {
@@ -794,7 +803,7 @@ func (tt *torture) report(seed uint64, took time.Duration) {
 			result.Failed += r.Failed
 		}
 	}
-	fmt.Printf("%-20s %-8s %7d %10d %7d   seed %d, %v\n", "all", "", result.Points, result.Converged, result.Failed, seed, took.Round(time.Second))
+	fmt.Printf("%-20s %-8s %7d %10d %7d   seed %d, %v, %v of CPU\n", "all", "", result.Points, result.Converged, result.Failed, seed, took.Round(time.Second), cpu())
 	if *tortureReport == "" {
 		return
 	}
@@ -805,4 +814,16 @@ func (tt *torture) report(seed uint64, took time.Duration) {
 	if err != nil {
 		tt.t.Error(err)
 	}
+}
+
+// cpu is the time that this process and those that it has waited for have
+// used: it says more than the clock on a machine that others use as well.
+func cpu() (sum time.Duration) {
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var usage syscall.Rusage
+		if syscall.Getrusage(who, &usage) == nil {
+			sum += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+		}
+	}
+	return sum.Round(time.Second)
 }

@@ -2,7 +2,6 @@ package powercut
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -194,13 +192,6 @@ func (i Image) Diff(later Image) []string {
 			lines = append(lines, "new: "+name)
 		}
 	}
-	slices.SortFunc(lines, func(a, b string) int { return cmp.Compare(a, b) })
+	slices.Sort(lines)
 	return lines
-}
-
-// Below says whether a path is one of those, or below one.
-func below(name string, tops []string) bool {
-	return slices.ContainsFunc(tops, func(top string) bool {
-		return name == top || strings.HasPrefix(name, top+"/")
-	})
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -332,4 +333,11 @@ func memory(tid int, at uint64, n int) ([]byte, error) {
 		return nil, err
 	}
 	return data[:got], nil
+}
+
+// below says whether a path is one of those, or below one.
+func below(name string, tops []string) bool {
+	return slices.ContainsFunc(tops, func(top string) bool {
+		return name == top || strings.HasPrefix(name, top+"/")
+	})
 }
