@@ -175,20 +175,17 @@ func (c *command) plan(ctx context.Context, d *deployment.Deployment) error {
 
 func (c *command) status(ctx context.Context, d *deployment.Deployment) error {
 	rows := step.Observe(ctx, d.Status())
-	registrations := []dps.Registration{}
 	incomplete := notPresent(rows)
-	var err error
-	if d.IDScope() != "" && rows[groupRow].State == step.Present {
-		if registrations, err = d.Registrations(ctx); err != nil {
-			return err
-		}
+	registrations, err := d.Registrations(ctx)
+	if err != nil {
+		return err
 	}
 	if c.json {
 		c.writeJSON(struct {
 			IDScope       string             `json:"id_scope,omitempty"`
 			Steps         []step.Row         `json:"steps"`
 			Registrations []dps.Registration `json:"registrations"`
-		}{d.IDScope(), rows, registrations})
+		}{d.IDScope(), rows, append([]dps.Registration{}, registrations...)})
 		return incomplete
 	}
 	for _, row := range rows {
@@ -201,14 +198,11 @@ func (c *command) status(ctx context.Context, d *deployment.Deployment) error {
 			fmt.Fprintf(c.stdout, "%28swarning: %s\n", "", w)
 		}
 	}
-	if incomplete == nil {
+	if registrations != nil {
 		c.table(registrations)
 	}
 	return incomplete
 }
-
-// groupRow is the enrolment group in the steps of a status.
-const groupRow = 3
 
 func notPresent(rows []step.Row) error {
 	for _, row := range rows {

@@ -151,7 +151,7 @@ func cmdLab(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func arguments(ts *testscript.TestScript, args []string) []string {
-	return append([]string{args[0], "--resource-group", "fleet", "--cloud", ts.MkAbs("cloud.json"), "--poll", "10ms"}, args[1:]...)
+	return append([]string{args[0], "--resource-group", "fleet", "--cloud", ts.MkAbs("cloud.json"), "--poll", "10ms", "--timeout", "60s"}, args[1:]...)
 }
 
 // run CODE VERB ARGUMENT... runs the program and demands its exit code.

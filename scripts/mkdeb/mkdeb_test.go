@@ -484,3 +484,22 @@ func read(t *testing.T, name string) string {
 	}
 	return string(data)
 }
+
+// TestBuiltFor: a package is left out where its program is not made, and no
+// other one is.
+func TestBuiltFor(t *testing.T) {
+	for _, c := range []struct {
+		name, arch string
+		want       bool
+	}{
+		{"tpm2cloud-azure", "amd64", true},
+		{"tpm2cloud-azure", "arm64", true},
+		{"tpm2cloud-azure", "armhf", false},
+		{"tpm2cloud-lab", "armhf", true},
+		{"tpm2cloud-common", "all", true},
+	} {
+		if got := (document{name: c.name}).builtFor(c.arch); got != c.want {
+			t.Errorf("%s for %s: %t", c.name, c.arch, got)
+		}
+	}
+}

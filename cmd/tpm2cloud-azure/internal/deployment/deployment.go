@@ -100,8 +100,11 @@ func (d *Deployment) IDScope() string {
 	return value(d.service.Properties.IDScope)
 }
 
-// Registrations are the devices that registered with the group.
+// Registrations are the devices that registered with the group, if the steps have seen one; nil if not.
 func (d *Deployment) Registrations(ctx context.Context) ([]dps.Registration, error) {
+	if d.group == nil {
+		return nil, nil
+	}
 	data, err := d.dataPlane(ctx)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -269,7 +270,7 @@ func (s *dropIn) Observe(context.Context) (step.Observation, error) {
 	case errors.Is(err, dropin.ErrForeign):
 		o.State, o.Detail, o.Hint = step.Conflict, err.Error(), "remove it, or name another file with --drop-in"
 	case err != nil:
-		return o, step.As(step.Configuration, "", fmt.Errorf("cannot read %s: %w", s.DropIn, err))
+		return o, unusable(err)
 	case same:
 		o.State, o.Detail = step.Present, "ID scope "+s.IDScope()
 	}
@@ -277,9 +278,20 @@ func (s *dropIn) Observe(context.Context) (step.Observation, error) {
 }
 
 func (s *dropIn) Act(context.Context, step.Observation) error {
-	err := dropin.Write(s.DropIn, s.edge().Text())
-	if err == nil && s.ServerCA != "" {
+	if err := dropin.Write(s.DropIn, s.edge().Text()); err != nil {
+		return unusable(err)
+	}
+	if s.ServerCA != "" {
 		s.Warn("%s: the devices look for a copy of %s at %s", s.DropIn, s.ServerCA, s.edge().DeviceCA())
 	}
-	return step.As(step.Permission, "", err)
+	return nil
+}
+
+// unusable is an error of the drop-in's file.
+func unusable(err error) error {
+	class := step.Configuration
+	if errors.Is(err, fs.ErrPermission) {
+		class = step.Permission
+	}
+	return step.As(class, "name another file with --drop-in", err)
 }
