@@ -176,10 +176,11 @@ func TestRealDocuments(t *testing.T) {
 		visit(d.node, func(key, value string) { sources[value] = sources[value] || key == "src" })
 		for source := range sources {
 			name, ok := strings.CutPrefix(source, "${bin}/")
-			for _, with := range []string{"${build}/man/" + name + ".8.gz", "${build}/completions/" + name} {
-				if ok && !sources[with] {
-					t.Errorf("%s has %s without %s", d.name, source, with)
-				}
+			if ok && !sources["${build}/man/"+name+".8.gz"] && !sources["${build}/man/"+name+".1.gz"] {
+				t.Errorf("%s has %s without its page", d.name, source)
+			}
+			if ok && !sources["${build}/completions/"+name] {
+				t.Errorf("%s has %s without its completion", d.name, source)
 			}
 		}
 	}
