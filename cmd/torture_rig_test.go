@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -241,7 +242,7 @@ func ended(s syscall.WaitStatus) string {
 	return fmt.Sprintf("exit code %d", s.ExitStatus())
 }
 
-// run runs a program. With a disk, which is told of what is synced, the
+// run runs a program, and a verb of it where the name is followed by one. With a disk, which is told of what is synced, the
 // operations on files are counted, and the power is cut where at is somewhere.
 func (b *rig) run(program string, at cut, disk *powercut.Disk, args ...string) (_ *history, err error) {
 	h := &history{}
@@ -250,8 +251,10 @@ func (b *rig) run(program string, at cut, disk *powercut.Disk, args ...string) (
 		return nil, err
 	}
 	defer output.Close()
+	words := strings.Fields(program)
+	name, verb := words[0], words[1:]
 	p := &powercut.Program{
-		Args: append([]string{filepath.Join(binaries, "tpm2cloud-"+program), "--root", b.root}, args...),
+		Args: slices.Concat([]string{filepath.Join(binaries, "tpm2cloud-"+name), "--root", b.root}, verb, args),
 		Env:  os.Environ(), Output: output, Root: b.root, Skip: []string{volatile}, Disk: disk,
 	}
 	var busCut powercut.Point

@@ -53,9 +53,20 @@ type scenario struct {
 	kinds    []string // at whose events the first program is cut, at all of them
 	agent    bool     // the agent's stand-ins are installed
 	moved    bool     // the disk comes to a board with another TPM
+	recovery []string // what runs after a cut; nil: the programs
+	rest     []string // what changes nothing at the end; nil: the programs
+	newKey   bool     // the LDevID key is replaced
 
 	start  memory
 	golden *ending
+}
+
+// or is a list of programs, or those of the scenario where there is none.
+func (s *scenario) or(programs []string) []string {
+	if programs == nil {
+		return s.programs
+	}
+	return programs
 }
 
 // ending is the end of a scenario that nothing cut.
@@ -101,6 +112,13 @@ func scenarios() (list []*scenario) {
 		&scenario{name: "moved/ca", from: "ldevid/ca", programs: []string{"idevid", "ldevid"}, moved: true,
 			settings: map[string]any{"idevid.enroll.method": "ca", "ldevid.enroll.method": "ca", "run.on_foreign_state": "discard"},
 			kinds:    []string{kindTPM, kindFile, kindEnd}},
+		// A renewal, after which the device boots first.
+		&scenario{name: "renew/est", from: "ldevid/ca", programs: []string{"ldevid renew --now"}, settings: enroll("ldevid", "est-mtls"), kinds: everyKind,
+			recovery: []string{"ldevid", "ldevid renew --now"}, rest: []string{"ldevid"}},
+		&scenario{name: "renew/est new key", from: "ldevid/ca", programs: []string{"ldevid renew --new-key"}, settings: enroll("ldevid", "est-mtls"), kinds: everyKind,
+			recovery: []string{"ldevid", "ldevid renew --new-key"}, rest: []string{"ldevid"}, newKey: true},
+		&scenario{name: "renew/ca new key", from: "ldevid/ca", programs: []string{"ldevid renew --new-key"}, settings: enroll("ldevid", "ca"), kinds: []string{kindFile, kindEnd},
+			rest: []string{"ldevid"}, newKey: true},
 		// A whole first boot, which is cut twice.
 		&scenario{name: "boot/est", from: factoryECC, programs: []string{"idevid", "ldevid", "edgecfg"}, agent: true, settings: all, kinds: []string{kindEnd}},
 	)
@@ -393,7 +411,7 @@ func (tt *torture) complete(s *scenario, factories map[string]memory) error {
 	g := &ending{}
 	for _, program := range s.programs {
 		at := cut{}
-		if program == "ldevid" {
+		if strings.HasPrefix(program, "ldevid") {
 			at.kind = kindPKCS11
 			if err := b.configure(s.counting()); err != nil {
 				return err
@@ -447,7 +465,7 @@ func (b *rig) idle(s *scenario) error {
 	if err != nil {
 		return err
 	}
-	for _, program := range s.programs {
+	for _, program := range s.or(s.rest) {
 		h, err := b.run(program, cut{}, nil)
 		if err != nil {
 			return err
@@ -687,7 +705,7 @@ func (b *rig) recover(p point, m memory, sign bool) error {
 	if err := b.status(p); err != nil {
 		return err
 	}
-	for _, program := range s.programs {
+	for _, program := range s.or(s.recovery) {
 		h, err := b.run(program, cut{}, nil)
 		if err == nil {
 			err = h.failed()
@@ -703,6 +721,9 @@ func (b *rig) recover(p point, m memory, sign bool) error {
 	chip, err := b.look()
 	if err != nil {
 		return err
+	}
+	if s.newKey {
+		delete(after.names, tpm.HandleLDevID)
 	}
 	return errors.Join(chip.keeps(after), b.good(s, chip, now.disk, sign))
 }
@@ -721,7 +742,8 @@ func (b *rig) status(p point) error {
 		if nerr != nil {
 			return nerr
 		}
-		h, rerr := b.run(p.scenario.programs[0], cut{}, nil, "status")
+		program, _, _ := strings.Cut(p.scenario.programs[0], " ")
+		h, rerr := b.run(program, cut{}, nil, "status")
 		if rerr != nil {
 			return rerr
 		}
