@@ -72,13 +72,13 @@ func TestClock(t *testing.T) {
 		built time.Time
 		step  string // that waits; "" if none does
 	}{
-		"1970":             {now: year(1970), step: "ek-certificate"},
-		"2000":             {now: year(2000), step: "ek-certificate"},
-		"1970, built 2000": {now: year(1970), built: year(2000), step: "ek-certificate"},
+		"1970":             {now: year(1970), step: "ek-key"},
+		"2000":             {now: year(2000), step: "ek-key"},
+		"1970, built 2000": {now: year(1970), built: year(2000), step: "ek-key"},
 		"1970, built now":  {now: year(1970), built: today},
 		"the build's date": {now: today, built: today},
 		"before the CA":    {now: yesterday.Add(-24 * time.Hour), step: "idevid-certificate"},
-		"2095":             {now: year(2095), step: "ek-certificate"},
+		"2095":             {now: year(2095), step: "ek-key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +134,7 @@ func TestClock(t *testing.T) {
 			runner := step.Runner{Steps: idevidSteps(b.cfg, opened, device.New(b.root, b.cfg.Device), now), Budget: 10 * time.Second,
 				Draw: func(time.Duration) time.Duration { return time.Hour }}
 			err := runner.Run(context.Background())
-			if failure, ok := errors.AsType[*step.Failure](err); !ok || failure.Step != "ek-certificate" || step.ClassOf(err) != test.class || step.ReasonOf(err) != test.reason {
+			if failure, ok := errors.AsType[*step.Failure](err); !ok || failure.Step != "ek-key" || step.ClassOf(err) != test.class || step.ReasonOf(err) != test.reason {
 				t.Errorf("class %d, reason %q: %v", step.ClassOf(err), step.ReasonOf(err), err)
 			}
 			if err := opened.Close(); err != nil {
