@@ -518,6 +518,10 @@ func (d *Dir) setAside(into, last string) error {
 			return err
 		}
 	}
+	// The place is there for certain before anything is moved to it.
+	if err := d.sync("."); err != nil {
+		return err
+	}
 	for _, name := range names {
 		if name == last {
 			// The others are there for certain before it goes.
