@@ -32,6 +32,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
+	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/device"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -373,6 +374,39 @@ func TestFalseKey(t *testing.T) {
 	refuse("of a key that is adopted")
 	if err := b.run(t, idevidSteps, &fault.Cutter{}); err != nil {
 		t.Fatal(err)
+	}
+	b.converged(t, idevidSteps, end{keys: 2, indices: 2})
+}
+
+// A bus that says what another TPM would say, to a board that sets the state of
+// others aside: that is done once the other TPM has proven itself, which this bus
+// cannot.
+func TestForeignTPM(t *testing.T) {
+	t.Parallel()
+	vendor := tpmkit.NewVendor(t)
+	var boards [2]*board
+	for i := range boards {
+		s := tpmkit.Start(t)
+		s.Manufacture(t, vendor)
+		boards[i] = newBoard(t, s, vendor)
+		if err := boards[i].run(t, idevidSteps, &fault.Cutter{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, l := boards[0], &lies{stranger: boards[1].tpm.Open(t)}
+	b.cfg.Run.OnForeignState = config.ForeignDiscard
+	err := b.runOn(idevidSteps, fault.Tap{TPM: b.tpm.Open(t), Answer: func(_ tpm2.TPMCC, command, answer []byte) []byte {
+		if other := l.fromStranger(b, command, answer); other != nil {
+			return other
+		}
+		return answer
+	}}, true)
+	if err == nil || !strings.Contains(err.Error(), "state: ") {
+		t.Errorf("another TPM was believed: %v", err)
+	}
+	aside, err := filepath.Glob(filepath.Join(b.root, "var/lib/tpm2cloud/*/foreign-*"))
+	if err != nil || len(aside) > 0 {
+		t.Errorf("set aside: %v, %v", aside, err)
 	}
 	b.converged(t, idevidSteps, end{keys: 2, indices: 2})
 }

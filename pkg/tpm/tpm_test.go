@@ -418,6 +418,58 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
+// An answer that a decision rests on is checked by the HMAC of its session: a
+// bit changed there, the last one or one of what it is over, and it is an error.
+func TestAnswersAreChecked(t *testing.T) {
+	t.Parallel()
+	s := tpmkit.Start(t)
+	var change tpm2.TPMCC
+	var at func(answer []byte) int
+	tpm := New(fault.Tap{TPM: s.Open(t), Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+		if code == change {
+			answer[at(answer)] ^= 1
+		}
+		return answer
+	}}, Secrets{})
+	defer tpm.Close()
+	parent := storage(t, tpm)
+	if err := tpm.SaltTo(HandleSRK, parent.Public); err != nil {
+		t.Fatal(err)
+	}
+	blob, err := tpm.Seal(parent, SealTemplate(), Sensitive{Auth: []byte("value"), Data: []byte("data")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code, work := range map[tpm2.TPMCC]func() error{
+		tpm2.TPMCCHash:       tpm.Prove,
+		tpm2.TPMCCReadPublic: func() error { return tpm.Confirm(parent.Key) },
+		tpm2.TPMCCUnseal:     func() error { _, err := tpm.Unseal(parent, blob, []byte("value")); return err },
+		tpm2.TPMCCCreate: func() error {
+			_, err := tpm.Seal(parent, SealTemplate(), Sensitive{Auth: []byte("value"), Data: []byte("data")})
+			return err
+		},
+	} {
+		for where, position := range map[string]func([]byte) int{
+			"the HMAC":       func(a []byte) int { return len(a) - 1 },
+			"the attributes": func(a []byte) int { return len(a) - 32 - 2 - 1 },
+			"the parameters": func(a []byte) int { return 10 + 4 + 2 },
+		} {
+			change, at = code, position
+			if err := work(); err == nil {
+				t.Errorf("command %#x: believed with a bit changed in %s", uint32(code), where)
+			}
+			change = 0
+			if err := work(); err != nil {
+				t.Errorf("command %#x: %v", uint32(code), err)
+			}
+		}
+	}
+	change, at = tpm2.TPMCCHierarchyChanegAuth, func(a []byte) int { return len(a) - 1 }
+	if err := tpm.ClosePlatform(); err == nil {
+		t.Error("it was believed that the platform is closed")
+	}
+}
+
 // The name of a new or loaded key that was changed on its way: nobody goes on
 // with that key, and it takes no slot.
 func TestCreatedName(t *testing.T) {
