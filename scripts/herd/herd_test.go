@@ -252,7 +252,7 @@ func live(ctx context.Context, shared *sharedCA, begin time.Time) (asked int) {
 func TestOutput(t *testing.T) {
 	dir := t.TempDir()
 	var said bytes.Buffer
-	if met, err := run(&said, "10000", 1, dir); err != nil || !met {
+	if met, err := run(&said, io.Discard, "10000", 1, dir); err != nil || !met {
 		t.Fatalf("met %t, %v\n%s", met, err, &said)
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "10000.svg"))
@@ -282,7 +282,7 @@ func TestOutput(t *testing.T) {
 	if err := json.Unmarshal(data, &figures); err != nil || len(figures.Outcomes) != len(models) {
 		t.Errorf("%d outcomes, %v", len(figures.Outcomes), err)
 	}
-	if _, err := run(io.Discard, "many", 1, dir); err == nil {
+	if _, err := run(io.Discard, io.Discard, "many", 1, dir); err == nil {
 		t.Error("a fleet of many devices")
 	}
 }

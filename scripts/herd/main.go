@@ -57,7 +57,7 @@ func main() {
 	seed := flag.Uint64("seed", 1, "`number` that all chance comes from")
 	out := flag.String("out", "build/herd", "`directory` for plots and figures")
 	flag.Parse()
-	met, err := run(os.Stdout, *fleets, *seed, *out)
+	met, err := run(os.Stdout, os.Stderr, *fleets, *seed, *out)
 	switch {
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-func run(w io.Writer, fleets string, seed uint64, out string) (met bool, err error) {
+func run(w, progress io.Writer, fleets string, seed uint64, out string) (met bool, err error) {
 	if flag.NArg() != 0 {
 		return false, errors.New("cannot simulate: give flags only")
 	}
@@ -84,6 +84,7 @@ func run(w io.Writer, fleets string, seed uint64, out string) (met bool, err err
 		}
 		var outcomes []outcome
 		for _, m := range models {
+			fmt.Fprintf(progress, "%d devices: %s\n", n, m.name)
 			outcomes = append(outcomes, m.simulate(n, seed))
 		}
 		missed := table(w, outcomes)
