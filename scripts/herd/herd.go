@@ -162,14 +162,14 @@ type event struct {
 
 // queue gives events in their order. Those of a second to come lie unsorted; those of the present one are sorted.
 type queue struct {
-	second  int
+	next    int     // the first second to come
 	present []event // the latest first
 	future  [][]event
 }
 
 func (q *queue) push(e event) {
 	second := int(e.at / time.Second)
-	if second <= q.second {
+	if second < q.next {
 		i, _ := slices.BinarySearchFunc(q.present, e, later)
 		q.present = slices.Insert(q.present, i, e)
 		return
@@ -182,10 +182,11 @@ func (q *queue) push(e event) {
 
 func (q *queue) pop() (event, bool) {
 	for len(q.present) == 0 {
-		if q.second++; q.second >= len(q.future) {
+		if q.next == len(q.future) {
 			return event{}, false
 		}
-		q.present, q.future[q.second] = q.future[q.second], nil
+		q.present, q.future[q.next] = q.future[q.next], nil
+		q.next++
 		slices.SortFunc(q.present, later)
 	}
 	last := len(q.present) - 1

@@ -137,12 +137,12 @@ func (o outcome) misses() (list []string) {
 	return list
 }
 
-// took is how long it took, or how far it came.
+// took is how long it took, or how far the CA came.
 func (o outcome) took() string {
 	if o.Issued < 1 {
-		return fmt.Sprintf("not in %s (%.0f %%)", o.end, 100*o.Issued)
+		return fmt.Sprintf("%.0f %% in %.0f s", 100*o.Issued, o.end.Seconds())
 	}
-	return fmt.Sprintf("%.0f s", o.Seconds)
+	return fmt.Sprintf("%.0f s, %.2f of the ideal", o.Seconds, o.Ratio)
 }
 
 func (o outcome) verdict() string {

@@ -45,8 +45,8 @@ func (o outcome) panel(b *bytes.Buffer) {
 		return panelHeight * (1 - math.Log10(float64(max(requests, 1)))/float64(decades))
 	}
 	fmt.Fprintf(b, "<text x=\"0\" y=\"-22\" font-weight=\"bold\">%s</text>\n", html.EscapeString(o.Model))
-	fmt.Fprintf(b, "<text x=\"0\" y=\"-7\">%d devices: %s, %.2f of the ideal; at most %d requests a device</text>\n",
-		o.Devices, o.took(), o.Ratio, o.MostRequests)
+	fmt.Fprintf(b, "<text x=\"0\" y=\"-7\">%d devices: %s; at most %d requests a device</text>\n",
+		o.Devices, o.took(), o.MostRequests)
 	seconds := len(o.PerSecond)
 	b.WriteString(`<path class="load" d="M0 170`)
 	for x := range panelWidth {
