@@ -13,11 +13,11 @@ import (
 //   - Full jitter: each wait is drawn between nothing and a window, which
 //     doubles from failure to failure.
 //   - What the other side said (Retry-After) is kept: no wait is shorter. Other
-//     devices may have been told the same, so the window lies behind it. It is
-//     small beside that time, because a server that tells each device its turn
-//     means it. One that sends a device away at its turn again and again tells
-//     all of them the same, and the window grows, by half each time: its size
-//     is near enough from the beginning.
+//     devices may have been told the same, so the window lies behind it: as
+//     long as a short time, and small beside a long one, because a server that
+//     tells each device its turn means it. One that sends a device away at its
+//     turn again and again tells all of them the same, and the window grows, by
+//     half each time: its size is near enough from the beginning.
 //   - Who answers, and has no time, is spared longer than who does not answer: he
 //     is there, and there may be a million of us.
 //
