@@ -21,16 +21,20 @@ import (
 
 func der(tag byte, contents ...[]byte) []byte {
 	content := bytes.Join(contents, nil)
-	n := len(content)
+	return append(head(tag, len(content)), content...)
+}
+
+// head is what stands before a content of n bytes, up to 16 MiB.
+func head(tag byte, n int) []byte {
 	switch {
 	case n < 0x80:
-		return append([]byte{tag, byte(n)}, content...)
+		return []byte{tag, byte(n)}
 	case n < 1<<8:
-		return append([]byte{tag, 0x81, byte(n)}, content...)
+		return []byte{tag, 0x81, byte(n)}
 	case n < 1<<16:
-		return append([]byte{tag, 0x82, byte(n >> 8), byte(n)}, content...)
+		return []byte{tag, 0x82, byte(n >> 8), byte(n)}
 	}
-	return append([]byte{tag, 0x83, byte(n >> 16), byte(n >> 8), byte(n)}, content...)
+	return []byte{tag, 0x83, byte(n >> 16), byte(n >> 8), byte(n)}
 }
 
 var (
@@ -71,14 +75,12 @@ func nested(depth int, indefinite bool) []byte {
 	if indefinite {
 		return append(bytes.Repeat([]byte{0x30, 0x80}, depth), make([]byte, 2*depth)...)
 	}
-	// From the inside outwards, without copying all of it each time.
-	out := make([]byte, 0, 5*depth)
-	for size := 0; depth > 0; depth-- {
-		head := der(0x30, make([]byte, size))
-		head = head[:len(head)-size]
-		slices.Reverse(head)
-		out = append(out, head...)
-		size += len(head)
+	// From the inside outwards, and so backwards.
+	var out []byte
+	for range depth {
+		before := head(0x30, len(out))
+		slices.Reverse(before)
+		out = append(out, before...)
 	}
 	slices.Reverse(out)
 	return out

@@ -8,10 +8,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -182,6 +187,15 @@ func wrongCertificates(t testing.TB) []misbehaviour {
 	of := func(raw ...[]byte) func(*hostileServer, []byte) [][]byte {
 		return func(*hostileServer, []byte) [][]byte { return raw }
 	}
+	// asked is the device's certificate, for who wants to make another one of it.
+	asked := func(s *hostileServer, request []byte) *x509.Certificate {
+		cert, err := s.issue(request)
+		if err != nil {
+			t.Error(err)
+			return s.ca.Cert
+		}
+		return cert
+	}
 	fixed := func(der []byte) func(*hostileServer, []byte) []byte {
 		return func(*hostileServer, []byte) []byte { return der }
 	}
@@ -200,19 +214,18 @@ func wrongCertificates(t testing.TB) []misbehaviour {
 			exit: byServer, says: "holds no certificate", hint: noEST},
 		{name: "not signed data", answer: pkcs7(fixed(der(0x30, oidData, der(0xa0, der(4, []byte("x")))))), exit: byServer, says: "not SignedData", hint: noEST},
 		{name: "extension of 700 KB", answer: changed(t, largeExtension(700_000)), exit: byServer, says: "262144 bytes", hint: noEST},
+		{name: "serial number of 16 KiB", only: "simpleenroll", answer: certificates(func(s *hostileServer, request []byte) [][]byte {
+			device := asked(s, request)
+			return [][]byte{rsaCA.Issue(t, device.PublicKey, device.Subject, largeSerial(16<<10)).Raw}
+		}), exit: refused, says: "no chain"},
 		{name: "240000 names of three bytes", answer: changed(t, manyNames(240_000)), exit: byServer, says: "262144 bytes", hint: noEST},
 		{name: "name of 100 KB for a terminal", only: "simpleenroll", answer: changed(t, func(c *x509.Certificate) {
 			c.RawSubject, c.Subject = nil, pkix.Name{CommonName: strings.Repeat("\x1b[2J\n", 20_000)}
 		}), exit: refused, says: "its subject is", hint: "another name"},
 		{name: "RSA key of 16384 bits", answer: certificates(of(ofRSA(t, rsaCA, 16384, 65537))), exit: byServer, says: "RSA key of 16384 bits", hint: noEST},
 		{name: "signature of an RSA key of 512 Kbit", only: "simpleenroll", answer: certificates(func(s *hostileServer, request []byte) [][]byte {
-			asked, err := s.issue(request)
-			if err != nil {
-				t.Error(err)
-				return nil
-			}
-			leaf := rsaCA.Issue(t, asked.PublicKey, asked.Subject)
-			return [][]byte{padded(t, leaf, 512<<10), large}
+			device := asked(s, request)
+			return [][]byte{padded(t, rsaCA.Issue(t, device.PublicKey, device.Subject), 512<<10), large}
 		}), exit: byServer, says: "RSA key of 524288 bits", hint: noEST},
 		{name: "RSA exponent of 1", answer: certificates(of(ofRSA(t, rsaCA, 2048, 1))), exit: refused, says: "another key|no chain"},
 		{name: "P-521", answer: certificates(of(ofCurve(t, rsaCA, elliptic.P521()))), exit: refused, says: "another key|no chain"},
@@ -220,28 +233,15 @@ func wrongCertificates(t testing.TB) []misbehaviour {
 		{name: "CAs that certify each other", answer: certificates(of(loop(t, 100)...)), exit: refused, says: "another key|no chain"},
 		{name: "device's certificate among CAs that certify each other", only: "simpleenroll", answer: certificates(func(s *hostileServer, request []byte) [][]byte {
 			a, b := pki.NewCA(t, "A", nil), pki.NewCA(t, "B", nil)
-			asked, err := s.issue(request)
-			if err != nil {
-				t.Error(err)
-				return nil
-			}
-			raw := [][]byte{a.Issue(t, asked.PublicKey, asked.Subject).Raw}
+			device := asked(s, request)
+			raw := [][]byte{a.Issue(t, device.PublicKey, device.Subject).Raw}
 			for range 49 {
 				raw = append(raw, pki.NewCAWithKey(t, "A", a.Key, b).Cert.Raw, pki.NewCAWithKey(t, "B", b.Key, a).Cert.Raw)
 			}
 			return raw
 		}), exit: refused, says: "no chain"},
 		{name: "device's certificate twice with other serial numbers", only: "simpleenroll", answer: certificates(func(s *hostileServer, request []byte) [][]byte {
-			var raw [][]byte
-			for range 2 {
-				leaf, err := s.issue(request)
-				if err != nil {
-					t.Error(err)
-					return nil
-				}
-				raw = append(raw, leaf.Raw)
-			}
-			return raw
+			return [][]byte{asked(s, request).Raw, asked(s, request).Raw}
 		}), exit: refused, says: "cannot accept the certificate", hint: "its operator"},
 	}
 }
@@ -254,9 +254,8 @@ func wrongConnections(t testing.TB, w *hostileWorld) []misbehaviour {
 	}
 	huge := big
 	huge.Certificate = slices.Concat(big.Certificate, big.Certificate)
-	named := w.strange
 	namedKey := pki.NewKey(t)
-	named = pki.TLS(namedKey, pki.NewCA(t, "server CA", nil).Issue(t, namedKey.Public(), w.good.Leaf.Subject, manyNames(80_000)))
+	named := pki.TLS(namedKey, pki.NewCA(t, "server CA", nil).Issue(t, namedKey.Public(), w.good.Leaf.Subject, manyNames(80_000)))
 	shown := func(cert tls.Certificate) func(*hostileServer, *tls.Config) {
 		return func(_ *hostileServer, c *tls.Config) { c.Certificates = []tls.Certificate{cert} }
 	}
@@ -293,6 +292,7 @@ func wrongConnections(t testing.TB, w *hostileWorld) []misbehaviour {
 		{name: "TLS that fails at the server", mtls: true, tls: func(_ *hostileServer, c *tls.Config) {
 			c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("out of order") }
 		}, unproven: true, exit: temporary, says: "internal error"},
+		{name: "renegotiation", only: "cacerts", tcp: renegotiating(t, w.good), exit: temporary, says: "no renegotiation"},
 
 		{name: "certificate of another CA", mtls: true, tls: shown(w.strange), unproven: true, exit: refused, says: "unknown authority|verif", hint: "server_ca"},
 		{name: "self-signed certificate", tls: shown(selfSigned(t)), unproven: true, exit: refused, says: "unknown authority|verif", hint: "server_ca"},
@@ -342,6 +342,58 @@ func wrongProxies(w *hostileWorld) []misbehaviour {
 		list[i].name, list[i].proxy, list[i].unproven, list[i].only = "proxy: "+list[i].name, true, true, "cacerts"
 	}
 	return list
+}
+
+// renegotiating hands the connection to openssl, which wants another handshake as soon as it was asked
+// something: crypto/tls knows no such server.
+func renegotiating(t testing.TB, cert tls.Certificate) func(*hostileServer, *noting) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "server.pem")
+	both := append(pki.PEM(cert.Leaf), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	if err := os.WriteFile(file, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(_ *hostileServer, conn *noting) {
+		cmd := exec.Command("openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-tls1_2", "-cert", file)
+		keys, err := cmd.StdinPipe()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		said, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		for lines := bufio.NewScanner(said); lines.Scan(); {
+			if address, ok := strings.CutPrefix(lines.Text(), "ACCEPT "); ok {
+				up, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer up.Close()
+				go io.Copy(up, conn)
+				go func() {
+					io.Copy(conn, up)
+					conn.Close()
+					up.Close()
+				}()
+			}
+			if strings.HasPrefix(lines.Text(), "GET ") {
+				io.WriteString(keys, "R\n")
+			}
+		}
+	}
 }
 
 func selfSigned(t testing.TB) tls.Certificate {
