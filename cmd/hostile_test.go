@@ -84,9 +84,9 @@ func secretsOfAll() []string {
 
 // TestHostileServers runs the programs against servers that misbehave: a run is bounded in time and memory, says what
 // is wrong in words and what to do, leaves nothing of it in the device, and tells its credentials
-// to nobody but a server that has shown who it is.
+// to nobody but a server that has shown who it is. It runs alone: it keeps the processors busy, and others here have a
+// budget of half a second.
 func TestHostileServers(t *testing.T) {
-	t.Parallel()
 	world := newHostileWorld(t)
 	first := newHostileBoard(t, world)
 	second := first.fork(t)
@@ -126,7 +126,6 @@ func TestHostileServers(t *testing.T) {
 // TestLargeCertificate: a certificate for which there is no room in a TPM is no reason to try again, and there is
 // a way out.
 func TestLargeCertificate(t *testing.T) {
-	t.Parallel()
 	world := newHostileWorld(t)
 	first := newHostileBoard(t, world)
 	for _, size := range []int{40_000, 70_000} {
