@@ -93,10 +93,10 @@ func (b *board) run(t *testing.T, p program, cutter *fault.Cutter) error {
 func (b *board) runOn(p program, bus transport.TPM, cut bool) error {
 	opened := tpm.New(bus, tpm.Secrets{})
 	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified)
-	// A cut ends the process: nothing is tried again for long.
-	runner := step.Runner{Steps: steps, Budget: time.Second / 2}
-	if !cut {
-		runner.Budget = time.Minute
+	runner := step.Runner{Steps: steps, Budget: time.Minute}
+	if cut {
+		// It ends the process: each wait is too long, and nothing is tried again.
+		runner.Draw = func(time.Duration) time.Duration { return time.Hour }
 	}
 	err := runner.Run(context.Background())
 	if err == nil {
