@@ -7,7 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -70,38 +74,62 @@ ca_key = "/ca.key"
 	return b
 }
 
-// program makes one of the two programs that use the TPM.
-type program func(*config.Config, *tpm.TPM, *device.Info, func() clock.Clock) []step.Step
-
-func idevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() clock.Clock) []step.Step {
-	return idevid.New(cfg, t, d, now).Steps()
+// program is one of the two programs that use the TPM.
+type program struct {
+	steps func(*config.Config, *tpm.TPM, *device.Info, func() clock.Clock) []step.Step
+	// alone is held while it runs: the PKCS#11 library has one state in a process.
+	alone *sync.Mutex
 }
 
-func ldevidSteps(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() clock.Clock) []step.Step {
-	return ldevid.New(cfg, t, d, now).Steps()
-}
+var (
+	idevidSteps = program{func(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() clock.Clock) []step.Step {
+		return idevid.New(cfg, t, d, now).Steps()
+	}, nil}
+	ldevidSteps = program{func(cfg *config.Config, t *tpm.TPM, d *device.Info, now func() clock.Clock) []step.Step {
+		return ldevid.New(cfg, t, d, now).Steps()
+	}, &sync.Mutex{}}
+)
 
 // run is one run of a program, which a cut may end.
 func (b *board) run(t *testing.T, p program, cutter *fault.Cutter) error {
 	t.Helper()
 	// So small that a certificate is written in pieces.
 	cutter.TPM = fault.Small{TPM: b.tpm.Open(t), Buffer: 256}
-	return b.runOn(p, cutter, cutter.At != 0)
+	return b.runOn(t, p, cutter, cutter.At != 0)
 }
 
-// runOn is one run on a bus.
-func (b *board) runOn(p program, bus transport.TPM, cut bool) error {
-	opened := tpm.New(bus, tpm.Secrets{})
-	steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified)
-	runner := step.Runner{Steps: steps, Budget: time.Minute}
-	if cut {
-		// It ends the process: each wait is too long, and nothing is tried again.
-		runner.Draw = func(time.Duration) time.Duration { return time.Hour }
+// runOn is one run on a bus. Waits take no time, and no time passes but by
+// waits: a slow machine ends no budget.
+func (b *board) runOn(t *testing.T, p program, bus transport.TPM, cut bool) (err error) {
+	t.Helper()
+	if p.alone != nil {
+		p.alone.Lock()
+		defer p.alone.Unlock()
+		// The library's sockets are inherited by every process that is started
+		// meanwhile, and swtpm, which serves one connection after the other, would
+		// wait for as long as that runs.
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
 	}
-	err := runner.Run(context.Background())
-	if err == nil {
-		err = opened.Close()
-	}
+	now := verified()
+	synctest.Test(t, func(t *testing.T) {
+		defer func() {
+			if r := recover(); r != nil {
+				t.Errorf("panic: %v\n%s", r, debug.Stack())
+			}
+		}()
+		opened := tpm.New(bus, tpm.Secrets{})
+		steps := p.steps(b.cfg, opened, device.New(b.root, b.cfg.Device), func() clock.Clock { return now })
+		// A cut ends the process: nothing is tried again for long.
+		runner := step.Runner{Steps: steps, Budget: time.Second / 2}
+		if !cut {
+			runner.Budget = time.Minute
+		}
+		err = runner.Run(context.Background())
+		if err == nil {
+			err = opened.Close()
+		}
+	})
 	return err
 }
 
@@ -122,10 +150,10 @@ func TestLostAnswers(t *testing.T) {
 	}
 	for at := 1; at <= whole.Sent; at++ {
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
-			t.Parallel() // each waits for a second or so before it tries again
+			t.Parallel()
 			b := newBoard(t, factory.Fork(t), vendor)
 			lost := &fault.Loser{TPM: fault.Small{TPM: b.tpm.Open(t), Buffer: 256}, At: at}
-			if err := b.runOn(idevidSteps, lost, false); err != nil && at < whole.Sent {
+			if err := b.runOn(t, idevidSteps, lost, false); err != nil && at < whole.Sent {
 				t.Fatalf("the answer to command %d was lost: %v", at, err)
 			}
 			// What a lost answer leaves loaded is the power's to clear.
@@ -179,7 +207,7 @@ func (b *board) converged(t *testing.T, p program, want end) {
 	if data, err := reader.Read(index); err != nil || !bytes.Equal(data, block.Bytes) || !index.Attributes.WriteLocked {
 		t.Errorf("NV holds %d bytes that are not the certificate of %d, or are not locked: %v", len(data), len(block.Bytes), err)
 	}
-	steps := p(b.cfg, tpm.New(opened, tpm.Secrets{}), device.New(b.root, b.cfg.Device), verified)
+	steps := p.steps(b.cfg, tpm.New(opened, tpm.Secrets{}), device.New(b.root, b.cfg.Device), verified)
 	for _, row := range step.Observe(context.Background(), steps) {
 		if row.State != step.Present {
 			t.Errorf("%s is %s: %s %s", row.Step, row.State, row.Detail, row.Error)

@@ -28,7 +28,7 @@ func (b *board) at(t *testing.T, now func() clock.Clock, failed func(step.Event)
 	defer cancel()
 	opened := tpm.New(b.tpm.Open(t), tpm.Secrets{})
 	failures := 0
-	runner := step.Runner{Steps: idevidSteps(b.cfg, opened, device.New(b.root, b.cfg.Device), now), Budget: time.Minute,
+	runner := step.Runner{Steps: idevidSteps.steps(b.cfg, opened, device.New(b.root, b.cfg.Device), now), Budget: time.Minute,
 		Draw: func(time.Duration) time.Duration { return 0 }, Notify: func(e step.Event) {
 			if e.Err == nil {
 				return
@@ -131,7 +131,7 @@ func TestClock(t *testing.T) {
 			b := fresh(t)
 			opened := tpm.New(b.tpm.Open(t), tpm.Secrets{})
 			now := func() clock.Clock { return clock.Judge(test.now, test.verified, time.Time{}) }
-			runner := step.Runner{Steps: idevidSteps(b.cfg, opened, device.New(b.root, b.cfg.Device), now), Budget: 10 * time.Second,
+			runner := step.Runner{Steps: idevidSteps.steps(b.cfg, opened, device.New(b.root, b.cfg.Device), now), Budget: 10 * time.Second,
 				Draw: func(time.Duration) time.Duration { return time.Hour }}
 			err := runner.Run(context.Background())
 			if failure, ok := errors.AsType[*step.Failure](err); !ok || failure.Step != "ek-key" || step.ClassOf(err) != test.class || step.ReasonOf(err) != test.reason {

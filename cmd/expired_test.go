@@ -40,9 +40,10 @@ func TestExpiredAtBoot(t *testing.T) {
 	}
 	first := read()
 	for _, right := range []bool{false, true} {
-		later := func(cfg *config.Config, t *tpm.TPM, d *device.Info, _ func() clock.Clock) []step.Step {
-			return ldevidSteps(cfg, t, d, func() clock.Clock { return clock.Judge(time.Now().Add(48*time.Hour), right, time.Time{}) })
-		}
+		now := clock.Judge(time.Now().Add(48*time.Hour), right, time.Time{})
+		later := program{func(cfg *config.Config, t *tpm.TPM, d *device.Info, _ func() clock.Clock) []step.Step {
+			return ldevidSteps.steps(cfg, t, d, func() clock.Clock { return now })
+		}, ldevidSteps.alone}
 		if err := b.run(t, later, &fault.Cutter{}); err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ import (
 func (b *board) runWith(t *testing.T, p program, bus transport.TPM, secrets tpm.Secrets) error {
 	t.Helper()
 	opened := tpm.New(bus, secrets)
-	runner := step.Runner{Steps: p(b.cfg, opened, device.New(b.root, b.cfg.Device), verified), Budget: time.Minute}
+	runner := step.Runner{Steps: p.steps(b.cfg, opened, device.New(b.root, b.cfg.Device), verified), Budget: time.Minute}
 	err := runner.Run(context.Background())
 	if cerr := opened.Close(); cerr != nil {
 		t.Error(cerr)

@@ -20,20 +20,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
-	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
-	"github.com/tpm2cloud/tpm2cloud/pkg/device"
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/bus"
@@ -44,7 +40,7 @@ import (
 )
 
 var (
-	tamperEvery = flag.Int("tamper", 10, "of all lies of the bus, every which one is told; 1: all of them")
+	tamperEvery = flag.Int("tamper", 20, "of all lies of the bus, every which one is told; 1: all of them")
 	tamperSeed  = flag.Uint64("tamper-seed", 1, "where the bits are that are flipped")
 )
 
@@ -92,7 +88,6 @@ func TestTamper(t *testing.T) {
 		return b
 	}
 	want := end{keys: 4, indices: 2}
-	// Not side by side: the PKCS#11 library has one state in a process.
 	t.Run("ldevid", func(t *testing.T) { l.all(t, next, ldevidSteps, want) })
 	t.Run("ldevid with its library", func(t *testing.T) {
 		t.Parallel()
@@ -229,7 +224,7 @@ func returnCodes() []tpm2.TPMRC {
 func (l *lies) all(t *testing.T, fresh func(*testing.T) *board, p program, want end) {
 	var answers []tpm2.TPMCC
 	b := fresh(t)
-	err := b.runOn(p, fault.Tap{TPM: b.tpm.Open(t), Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
+	err := b.runOn(t, p, fault.Tap{TPM: b.tpm.Open(t), Answer: func(code tpm2.TPMCC, _, answer []byte) []byte {
 		answers = append(answers, code)
 		return answer
 	}}, false)
@@ -241,7 +236,7 @@ func (l *lies) all(t *testing.T, fresh func(*testing.T) *board, p program, want 
 
 	var mu sync.Mutex
 	number, told, ended := 0, 0, map[string]int{}
-	for at, lie := range l.some(len(answers)) {
+	for at, lie := range l.some(len(answers), *tamperEvery) {
 		// A socket's path is short, and has the name of the test in it.
 		number++
 		t.Run(fmt.Sprint(number), func(t *testing.T) {
@@ -263,15 +258,15 @@ func (l *lies) all(t *testing.T, fresh func(*testing.T) *board, p program, want 
 }
 
 // some are lies to be told, each about one of n answers: of all that there are
-// every tamperEvery-th. There are five times as many return codes as other lies,
-// and most are the same to us; so a fifth of them is taken.
-func (l *lies) some(n int) iter.Seq2[int, lie] {
+// one in so many. There are five times as many return codes as other lies, and
+// most are the same to us; so a fifth of them is taken, unless all are.
+func (l *lies) some(n, every int) iter.Seq2[int, lie] {
 	return func(yield func(int, lie) bool) {
 		number := 0
 		for _, kind := range []struct {
 			list  []lie
 			every int
-		}{{l.list, *tamperEvery}, {l.codes, max(1, (*tamperEvery-1)*5)}} {
+		}{{l.list, every}, {l.codes, max(1, 5*(every-1))}} {
 			for at := range n {
 				for _, lie := range kind.list {
 					if number++; number%kind.every == 0 && !yield(at, lie) {
@@ -295,7 +290,8 @@ func (l *lies) outside(t *testing.T, fresh func(*testing.T) *board, want end) {
 	sent := len(answers.Log())
 	var mu sync.Mutex
 	number, told, ended := 0, 0, map[string]int{}
-	for at, lie := range l.some(sent) {
+	// A process each: a third of them.
+	for at, lie := range l.some(sent, max(1, 3*(*tamperEvery-1))) {
 		number++
 		t.Run(fmt.Sprint(number), func(t *testing.T) {
 			t.Parallel()
@@ -356,7 +352,7 @@ func TestFalseKey(t *testing.T) {
 	}}
 	refuse := func(when string) {
 		t.Helper()
-		err := b.runOn(idevidSteps, sit, true)
+		err := b.runOn(t, idevidSteps, sit, true)
 		if step.ClassOf(err) != step.Refused || !strings.Contains(fmt.Sprint(err), "cannot trust the key") {
 			t.Errorf("%s: %v", when, err)
 		}
@@ -395,7 +391,7 @@ func TestForeignTPM(t *testing.T) {
 	}
 	b, l := boards[0], &lies{stranger: boards[1].tpm.Open(t)}
 	b.cfg.Run.OnForeignState = config.ForeignDiscard
-	err := b.runOn(idevidSteps, fault.Tap{TPM: b.tpm.Open(t), Answer: func(_ tpm2.TPMCC, command, answer []byte) []byte {
+	err := b.runOn(t, idevidSteps, fault.Tap{TPM: b.tpm.Open(t), Answer: func(_ tpm2.TPMCC, command, answer []byte) []byte {
 		if other := l.fromStranger(b, command, answer); other != nil {
 			return other
 		}
@@ -501,7 +497,6 @@ func (b *board) runBinary(t *testing.T) error {
 // tampered runs a program on a bus that tells one lie, and looks at what became
 // of the device. It says how that run ended, or nothing if the lie did not fit.
 func (b *board) tampered(t *testing.T, p program, at int, lie lie, want end) string {
-	now := time.Now()
 	honest := b.tpm.Open(t)
 	n, told := 0, false
 	liar := fault.Tap{TPM: honest, Answer: func(_ tpm2.TPMCC, command, answer []byte) []byte {
@@ -513,19 +508,7 @@ func (b *board) tampered(t *testing.T, p program, at int, lie lie, want end) str
 		}
 		return answer
 	}}
-	var err error
-	// Waits take no time there.
-	synctest.Test(t, func(t *testing.T) {
-		defer func() {
-			if r := recover(); r != nil {
-				t.Errorf("panic: %v\n%s", r, debug.Stack())
-			}
-		}()
-		opened := tpm.New(liar, tpm.Secrets{})
-		steps := p(b.cfg, opened, device.New(b.root, b.cfg.Device), func() clock.Clock { return clock.Judge(now, true, time.Time{}) })
-		runner := step.Runner{Steps: steps, Budget: time.Minute}
-		err = errors.Join(runner.Run(context.Background()), opened.Close())
-	})
+	err := b.runOn(t, p, liar, false)
 	if !told {
 		return ""
 	}
