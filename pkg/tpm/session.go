@@ -69,11 +69,17 @@ func (t *TPM) protect() ([]tpm2.Session, error) {
 		return nil, nil
 	}
 	if t.bus == nil {
-		s, flush, err := tpm2.HMACSession(t.transport, tpm2.TPMAlgSHA256, nonceSize, t.encrypted(hideCommand)...)
+		s, _, err := tpm2.HMACSession(t.transport, tpm2.TPMAlgSHA256, nonceSize, t.encrypted(hideCommand)...)
 		if err != nil {
 			return nil, fail(err, "start a session salted to %#x", uint32(t.salt.handle))
 		}
-		t.bus, t.flush = s, flush
+		// An answer that was changed on its way may say that the session has ended,
+		// and go-tpm believes that before it checks: the handle is remembered here.
+		handle := s.Handle()
+		t.bus, t.flush = s, func() error {
+			_, err := tpm2.FlushContext{FlushHandle: handle}.Execute(t.transport)
+			return err
+		}
 	}
 	return []tpm2.Session{t.bus}, nil
 }
