@@ -72,6 +72,9 @@ func TestFaults(t *testing.T) {
 		"ca-cert":       cert(func(c *x509.Certificate) bool { return c.IsCA && c.BasicConstraintsValid }),
 		"wrong-cn":      cert(func(c *x509.Certificate) bool { return c.Subject.CommonName != "device-1" }),
 		"no-clientauth": cert(func(c *x509.Certificate) bool { return !hasClientAuth(c) && len(c.ExtKeyUsage) == 1 }),
+		"due": cert(func(c *x509.Certificate) bool {
+			return time.Since(c.NotBefore) > 80*24*time.Hour && time.Until(c.NotAfter) > 9*24*time.Hour
+		}),
 		"expired": cert(func(c *x509.Certificate) bool {
 			return c.NotAfter.Before(time.Now().Add(-time.Hour)) && c.NotBefore.Before(c.NotAfter)
 		}),
