@@ -13,11 +13,13 @@ import (
 
 const renewal = "tpm2cloud-renew.service"
 
-// The LDevID certificate is renewed while the agent works, and replaced when it
-// has ended; nothing that needs the identities is stopped meanwhile.
-func TestNspawnRenewal(t *testing.T) {
+// A device through its life: the LDevID certificate is renewed while the agent
+// works, and replaced when it has ended, and nothing that needs the identities is
+// stopped meanwhile; then the device goes to another owner, with another CA and
+// another scope. The IDevID is the same throughout.
+func TestNspawnLife(t *testing.T) {
 	t.Parallel()
-	scenario(t, "the LDevID certificate is renewed when it is due, and replaced when it has ended")
+	scenario(t, "a device's life: provisioned, renewed, its certificate ends, reset, another owner with another CA and scope")
 	m, lab := newDevice(t, "amd64", "BENCH-0023")
 	m.Put(agent())
 	lab.Fault(t, `{"label":"ldevid","kind":"due","count":1}`)
@@ -26,7 +28,7 @@ func TestNspawnRenewal(t *testing.T) {
 	m.Expect(map[string]string{consumer: "active", "tpm2cloud-renew.timer": "active"})
 	certificate := filepath.Join(m.Root, "var/lib/tpm2cloud/ldevid/certificate.pem")
 	copied := filepath.Join(m.Root, "etc/aziot/tpm2cloud/ldevid.pem")
-	first, dependent := read(t, certificate), m.Show(consumer)["InvocationID"]
+	initial, dependent := read(t, certificate), m.Show(consumer)["InvocationID"]
 
 	renewed := func(before string) {
 		t.Helper()
@@ -42,7 +44,7 @@ func TestNspawnRenewal(t *testing.T) {
 			t.Error("who requires the identities was started anew")
 		}
 	}
-	renewed(first)
+	renewed(initial)
 	event(t, m, renewal, ready)
 	count := func(operation, auth string) (n int) {
 		for _, r := range lab.Requests(t) {
@@ -67,5 +69,34 @@ func TestNspawnRenewal(t *testing.T) {
 		t.Errorf("%d certificates were got with the IDevID, and not 2", n)
 	}
 	m.PowerOff()
-	Verify(t, m.TPM, m.Root, lab)
+	first, idevidKey, idevidCertificate := Verify(t, m.TPM, m.Root, lab), m.TPM.Key(t, idevidHandle), m.TPM.NV(t, idevidIndex)
+
+	m.Boot()
+	m.Expect(allActive)
+	m.Run("tpm2cloud", "reset", "--ldevid", "--yes")
+	// The next owner knows the manufacturer's CA, and has one of its own.
+	dir := scratch("lab")
+	for _, name := range []string{"idevid-ca.pem", "idevid-ca.key"} {
+		copyFile(t, filepath.Join(filepath.Dir(lab.About["idevid_ca"]), name), filepath.Join(dir, name))
+	}
+	next := labIn(t, dir)
+	if next.About["id_scope"] == lab.About["id_scope"] {
+		t.Fatal("both owners have the same scope")
+	}
+	m.Put(next.Configuration(t, "BENCH-0023", m.TPM.Trust))
+	m.Run("systemctl", "start", target)
+	m.Expect(allActive)
+	m.Run("systemctl", "start", consumer)
+	registered(t, next, "bench-0023")
+	m.PowerOff()
+	second := Verify(t, m.TPM, m.Root, next)
+	if m.TPM.Key(t, idevidHandle) != idevidKey || m.TPM.NV(t, idevidIndex) != idevidCertificate {
+		t.Error("the IDevID is another one than at the beginning")
+	}
+	if second == first {
+		t.Error("the next owner has the identities of the first")
+	}
+	if n := next.Enrolments(t, "idevid"); n != 0 {
+		t.Errorf("%d more certificates were made for the manufacturer", n)
+	}
 }
