@@ -134,7 +134,7 @@ func wrongAnswers() []misbehaviour {
 		{name: "junk of 2 MiB", answer: answerWith("200 OK", certsOnlyHeader, junk), exit: byServer, says: "more than 1048576 bytes", hint: noEST},
 		{name: "half of base64", answer: answerWith("200 OK", certsOnlyHeader, "MIIB"), exit: byServer, says: "not a PKCS#7", hint: noEST},
 
-		{name: "reset after the request", answer: func(_ *hostileServer, a *answering, _ []byte) { a.below.reset() }, exit: temporary, says: "reset|EOF"},
+		{name: "reset after the request", answer: func(_ *hostileServer, a *answering, _ []byte) { a.below.reset() }, exit: temporary, says: "reset|EOF|broken pipe"},
 		{name: "reset in the header", answer: func(_ *hostileServer, a *answering, _ []byte) {
 			a.say("HTTP/1.1 200 OK\r\nContent-Ty")
 			a.below.reset()
@@ -142,7 +142,7 @@ func wrongAnswers() []misbehaviour {
 		{name: "reset in the body", mtls: true, answer: func(_ *hostileServer, a *answering, _ []byte) {
 			a.say("%sContent-Length: 4000\r\n\r\nTUlJ", ok)
 			a.below.reset()
-		}, exit: temporary, says: "reset|EOF"},
+		}, exit: temporary, says: "reset|EOF|broken pipe"},
 		{name: "cut off below TLS", answer: func(_ *hostileServer, a *answering, _ []byte) {
 			// Without TLS's own end, and without a length: somebody cut it.
 			a.say("HTTP/1.0 200 OK\r\n%s\r\nTUlJ", certsOnlyHeader)
@@ -276,10 +276,10 @@ func wrongConnections(t testing.TB, w *hostileWorld) []misbehaviour {
 	}
 	return []misbehaviour{
 		{name: "reset at once", tcp: func(_ *hostileServer, c *noting) { c.reset() }, unproven: true, exit: temporary, says: "reset|EOF|broken pipe"},
-		{name: "reset after ClientHello", tcp: resetAfter(0), unproven: true, exit: temporary, says: "reset|EOF"},
-		{name: "reset in ServerHello", tcp: resetAfter(40), unproven: true, exit: temporary, says: "reset|EOF"},
-		{name: "reset after ServerHello", mtls: true, tcp: resetAfter(127), unproven: true, exit: temporary, says: "reset|EOF"},
-		{name: "reset after the handshake", mtls: true, established: (*noting).reset, exit: temporary, says: "reset|EOF"},
+		{name: "reset after ClientHello", tcp: resetAfter(0), unproven: true, exit: temporary, says: "reset|EOF|broken pipe"},
+		{name: "reset in ServerHello", tcp: resetAfter(40), unproven: true, exit: temporary, says: "reset|EOF|broken pipe"},
+		{name: "reset after ServerHello", mtls: true, tcp: resetAfter(127), unproven: true, exit: temporary, says: "reset|EOF|broken pipe"},
+		{name: "reset after the handshake", mtls: true, established: (*noting).reset, exit: temporary, says: "reset|EOF|broken pipe"},
 		{name: "silence", tcp: func(_ *hostileServer, c *noting) { silent(c) }, unproven: true, exit: temporary, says: timeIsOver, hint: network},
 		{name: "TLS in drips", tcp: func(_ *hostileServer, c *noting) { dripping(c, "\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03", false) }, unproven: true, exit: temporary, says: timeIsOver, hint: network},
 		{name: "plain HTTP", tcp: func(_ *hostileServer, c *noting) { fmt.Fprint(c, "HTTP/1.1 400 Bad Request\r\n\r\nuse TLS\r\n") }, unproven: true, exit: temporary, says: "HTTP response to HTTPS client"},
@@ -327,7 +327,7 @@ func wrongProxies(w *hostileWorld) []misbehaviour {
 		{name: "headers without end", tcp: tunnel("HTTP/1.1 200 OK\r\n", func(_ *hostileServer, c *noting) { endlessly(c, bytes.Repeat([]byte("X: y\r\n"), 500)) }), says: "header|EOF"},
 		{name: "silence", tcp: tunnel("", func(_ *hostileServer, c *noting) { silent(c) }), says: timeIsOver},
 		{name: "garbage", tcp: tunnel("\x05\x00\r\n\r\n", nil), says: "malformed HTTP"},
-		{name: "reset", tcp: tunnel("", func(_ *hostileServer, c *noting) { c.reset() }), says: "reset|EOF"},
+		{name: "reset", tcp: tunnel("", func(_ *hostileServer, c *noting) { c.reset() }), says: "reset|EOF|broken pipe"},
 		{name: "password wanted", tcp: tunnel("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", nil), says: "Proxy Authentication Required"},
 		{name: "tunnel that ends", tcp: tunnel(opened, nil), says: "EOF|reset"},
 		{name: "plain HTTP in the tunnel", tcp: tunnel(opened+"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", func(_ *hostileServer, c *noting) { silent(c) }), says: timeIsOver + "|HTTP response|tls"},
