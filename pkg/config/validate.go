@@ -160,27 +160,31 @@ func (c *Config) validate() []error {
 // validateWipe judges whether a secret that is to be removed is there for its
 // enrolment alone. What both enrolments use is removed after both.
 func (c *Config) validateWipe(fields fields, judge func(string, error)) {
-	wiped := map[string]Secret{} // by the keys that name them
-	for table, e := range map[string]Enroll{"idevid.enroll": c.IDevID.Enroll, "ldevid.enroll": c.LDevID.Enroll} {
+	type wiped struct{ table, key, file string }
+	var all []wiped
+	for _, e := range []struct {
+		table string
+		Enroll
+	}{{"idevid.enroll", c.IDevID.Enroll}, {"ldevid.enroll", c.LDevID.Enroll}} {
 		if !e.WipeSecret {
 			continue
 		}
 		key, named := e.SecretKey()
 		if key == "" {
-			judge(dotted(table, "wipe_secret"), fmt.Errorf("true is not allowed here: method %q has no secret", e.Method))
+			judge(dotted(e.table, "wipe_secret"), fmt.Errorf("true is not allowed here: method %q has no secret", e.Method))
 			continue
 		}
-		wiped[dotted(table, key)] = named
+		all = append(all, wiped{e.table, dotted(e.table, key), string(named)})
 	}
 	for _, key := range fields.keys {
 		f := fields.at[key]
-		if _, too := wiped[key]; too || f.Kind() != reflect.String || f.String() == "" {
+		names := f.Kind() == reflect.String && f.String() != "" && (f.Type() == reflect.TypeFor[Secret]() || strings.HasSuffix(key, ".ca_key"))
+		if !names || slices.ContainsFunc(all, func(w wiped) bool { return w.key == key }) {
 			continue
 		}
-		for by, named := range wiped {
-			if string(named) == f.String() && (f.Type() == reflect.TypeFor[Secret]() || strings.HasSuffix(key, ".ca_key")) {
-				table, _ := split(by)
-				judge(dotted(table, "wipe_secret"), fmt.Errorf("true is not allowed here: %s names the secret of %s too, and would miss it; give it one of its own, or take that key out", key, by))
+		for _, w := range all {
+			if w.file == f.String() {
+				judge(dotted(w.table, "wipe_secret"), fmt.Errorf("true is not allowed here: %s names the secret of %s too, and would miss it; give it one of its own, or take that key out", key, w.key))
 			}
 		}
 	}
