@@ -16,6 +16,9 @@ TAGS := libsqlite3,netgo,osusergo,nethttpomithttp2
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 LDFLAGS := -s -w -buildid= -X github.com/tpm2cloud/tpm2cloud/pkg/clock.built=$(SOURCE_DATE_EPOCH)
 BUILD := $(GO) build -trimpath -tags $(TAGS) -ldflags "$(LDFLAGS)"
+# The two that link the most are rather small than quick, as in their packages:
+# functions are called and not copied, except in cryptography.
+SMALL := -gcflags=github.com/...=-l -gcflags=net/...=-l -gcflags=vendor/...=-l
 
 .PHONY: help
 help: ## show this list
@@ -118,7 +121,7 @@ build: programs ## the programs, in build/bin
 programs:
 	@echo "building build/bin"
 	@CGO_ENABLED=0 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg
-	@CGO_ENABLED=1 $(BUILD) -o build/bin/ ./cmd/tpm2cloud-ldevid ./cmd/tpm2cloud
+	@CGO_ENABLED=1 $(BUILD) $(SMALL) -o build/bin/ ./cmd/tpm2cloud-ldevid ./cmd/tpm2cloud
 	@cd cmd/tpm2cloud-lab && CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/bin/ .
 
 # Debian's armhf is ARMv7 with floating point. The laboratory is built as well,
@@ -129,7 +132,7 @@ build-armhf: ## the programs for armhf, in build/armhf
 	@sysroot=$$(scripts/sysroot armhf); \
 	export GOARCH=arm GOARM=7 CC="arm-linux-gnueabihf-gcc --sysroot=$$sysroot"; \
 	CGO_ENABLED=0 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-idevid ./cmd/tpm2cloud-edgecfg; \
-	CGO_ENABLED=1 $(BUILD) -o build/armhf/ ./cmd/tpm2cloud-ldevid ./cmd/tpm2cloud; \
+	CGO_ENABLED=1 $(BUILD) $(SMALL) -o build/armhf/ ./cmd/tpm2cloud-ldevid ./cmd/tpm2cloud; \
 	cd cmd/tpm2cloud-lab; CGO_ENABLED=1 $(GO) build -trimpath -o ../../build/armhf/ .
 
 # Debian packages. What each has, and why, is in nfpm.yaml.

@@ -148,11 +148,15 @@ type file struct {
 	mode           fs.FileMode
 }
 
-// snapshot looks at all files below root. Directories are not compared: the
+// snapshot looks at all files below root but those in /run, which is in memory and
+// where a program leaves how its run went. Directories are not compared: the
 // PKCS#11 library makes and removes its lock file even when it only reads.
 func snapshot(root string) (map[string]file, error) {
 	files := make(map[string]file)
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path == filepath.Join(root, "run") {
+			return fs.SkipDir
+		}
 		if err != nil || d.IsDir() || d.Type() == fs.ModeSocket {
 			return err
 		}

@@ -30,7 +30,7 @@ type program struct {
 
 var programs = []program{
 	{name: "tpm2cloud-idevid", module: ".", path: "./cmd/tpm2cloud-idevid"},
-	{name: "tpm2cloud-ldevid", module: ".", path: "./cmd/tpm2cloud-ldevid", cgo: true},
+	{name: "tpm2cloud-ldevid", module: ".", path: "./cmd/tpm2cloud-ldevid", cgo: true, small: true},
 	{name: "tpm2cloud-edgecfg", module: ".", path: "./cmd/tpm2cloud-edgecfg"},
 	{name: "tpm2cloud", module: ".", path: "./cmd/tpm2cloud", cgo: true, small: true},
 	{name: "tpm2cloud-lab", module: "cmd/tpm2cloud-lab", path: ".", cgo: true},
@@ -114,8 +114,8 @@ func (p program) arguments(t target, output string, r release) []string {
 	// When the sources were changed; a program without that variable is as it was.
 	flags += " -X " + ours + "/pkg/clock.built=" + r.epoch()
 	if p.small {
-		// It has what all programs have, and no boot waits for it: functions are
-		// called and not copied, except in cryptography.
+		// These link the most, and the TPM takes nearly all of their time: functions
+		// are called and not copied, except in cryptography.
 		args = append(args, "-gcflags=github.com/...=-l", "-gcflags=net/...=-l", "-gcflags=vendor/...=-l")
 	}
 	return append(args, "-tags", tags, "-ldflags", flags, p.path)
