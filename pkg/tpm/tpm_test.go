@@ -716,12 +716,16 @@ func (deniedBus) Send([]byte) ([]byte, error) {
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
-	socket, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	// Bound, and never listened on: one that was closed may live on for a moment, in
+	// a process that another test is about to start.
+	socket, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket.SetUnlinkOnClose(false)
-	socket.Close()
+	defer syscall.Close(socket)
+	if err := syscall.Bind(socket, &syscall.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
 	tpm, err := Open("unix:"+path, Secrets{})
 	if err != nil {
 		t.Fatal(err)
