@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,7 +112,11 @@ func (d *machine) sound() {
 	if err != nil || state.LockoutCounter != 0 {
 		d.t.Errorf("the TPM counts %d failed authorisations (%v)", state.LockoutCounter, err)
 	}
-	if names, err := filepath.Glob(store + "?*"); err != nil || len(names) != 0 {
+	names, err := filepath.Glob(store + "?*")
+	// A journal without a whole header, which a cut before its first sync leaves, is
+	// none: SQLite passes over it, and the next one takes its place.
+	names = slices.DeleteFunc(names, func(name string) bool { return name == store+"-journal" })
+	if err != nil || len(names) != 0 {
 		d.t.Errorf("left beside the store: %v (%v)", names, err)
 	}
 }
