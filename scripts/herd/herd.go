@@ -1,9 +1,8 @@
 package main
 
 import (
-	"cmp"
+	"container/heap"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
@@ -160,18 +159,17 @@ type event struct {
 	device int32
 }
 
-// queue gives events in their order. Those of a second to come lie unsorted; those of the present one are sorted.
+// queue gives events in their order. Those of a second to come lie unsorted; those of the present one are a heap.
 type queue struct {
-	next    int     // the first second to come
-	present []event // the latest first
+	next    int // the first second to come
+	present heaped
 	future  [][]event
 }
 
 func (q *queue) push(e event) {
 	second := int(e.at / time.Second)
 	if second < q.next {
-		i, _ := slices.BinarySearchFunc(q.present, e, later)
-		q.present = slices.Insert(q.present, i, e)
+		heap.Push(&q.present, e)
 		return
 	}
 	for len(q.future) <= second {
@@ -187,15 +185,23 @@ func (q *queue) pop() (event, bool) {
 		}
 		q.present, q.future[q.next] = q.future[q.next], nil
 		q.next++
-		slices.SortFunc(q.present, later)
+		heap.Init(&q.present)
 	}
-	last := len(q.present) - 1
-	e := q.present[last]
-	q.present = q.present[:last]
-	return e, true
+	return heap.Pop(&q.present).(event), true
 }
 
-// later orders events, the latest first.
-func later(a, b event) int {
-	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.device, a.device))
+// heaped is a [heap.Interface] with the earliest event on top.
+type heaped []event
+
+func (h heaped) Len() int      { return len(h) }
+func (h heaped) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h heaped) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].device < h[j].device
+}
+func (h *heaped) Push(e any) { *h = append(*h, e.(event)) }
+func (h *heaped) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	*h = (*h)[:last]
+	return e
 }
