@@ -23,8 +23,6 @@ func (a *azure) serveDPS(w http.ResponseWriter, r *http.Request, body []byte) {
 	if r.URL.RawQuery != "api-version=2021-10-01" {
 		a.violate("dps: %s %s has another api-version", r.Method, r.URL)
 	}
-	a.state.mu.Lock()
-	defer a.state.mu.Unlock()
 	var d *service
 	for _, d = range a.state.services {
 	}

@@ -26,7 +26,8 @@ import (
 	groupfake "github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resources/armresources/fake"
 )
 
-// resources are what is in the subscription.
+// resources are what is in the subscription. The mutex is held while a request is served, its answer included, because
+// the answers of the SDK's fakes point into what is here.
 type resources struct {
 	mu       sync.Mutex
 	groups   map[string]*armresources.ResourceGroup
@@ -156,23 +157,17 @@ func long[T any](s *resources, status int, v T) (p azfake.PollerResponder[T], e 
 func (s *resources) groupServer() groupfake.ResourceGroupsServer {
 	return groupfake.ResourceGroupsServer{
 		Get: func(_ context.Context, name string, _ *armresources.ResourceGroupsClientGetOptions) (azfake.Responder[armresources.ResourceGroupsClientGetResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			if g := s.groups[name]; g != nil {
 				return responder(http.StatusOK, armresources.ResourceGroupsClientGetResponse{ResourceGroup: *g})
 			}
 			return refuse[armresources.ResourceGroupsClientGetResponse](http.StatusNotFound, "ResourceGroupNotFound")
 		},
 		CreateOrUpdate: func(_ context.Context, name string, g armresources.ResourceGroup, _ *armresources.ResourceGroupsClientCreateOrUpdateOptions) (azfake.Responder[armresources.ResourceGroupsClientCreateOrUpdateResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			g.Name, g.Properties = &name, &armresources.ResourceGroupProperties{ProvisioningState: to.Ptr("Succeeded")}
 			s.groups[name] = &g
 			return responder(http.StatusCreated, armresources.ResourceGroupsClientCreateOrUpdateResponse{ResourceGroup: g})
 		},
 		BeginDelete: func(_ context.Context, name string, _ *armresources.ResourceGroupsClientBeginDeleteOptions) (azfake.PollerResponder[armresources.ResourceGroupsClientDeleteResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			delete(s.groups, name)
 			clear(s.hubs)
 			clear(s.services)
@@ -184,8 +179,6 @@ func (s *resources) groupServer() groupfake.ResourceGroupsServer {
 func (s *resources) listServer() groupfake.Server {
 	return groupfake.Server{
 		NewListByResourceGroupPager: func(string, *armresources.ClientListByResourceGroupOptions) (p azfake.PagerResponder[armresources.ClientListByResourceGroupResponse]) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			all := s.others
 			for name, h := range s.hubs {
 				all = append(all, &armresources.GenericResourceExpanded{Name: &name, Type: to.Ptr("Microsoft.Devices/IotHubs"), Tags: h.Tags})
@@ -204,8 +197,6 @@ func (s *resources) listServer() groupfake.Server {
 func (s *resources) hubServer() hubfake.ResourceServer {
 	return hubfake.ResourceServer{
 		CheckNameAvailability: func(_ context.Context, in armiothub.OperationInputs, _ *armiothub.ResourceClientCheckNameAvailabilityOptions) (azfake.Responder[armiothub.ResourceClientCheckNameAvailabilityResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			r := armiothub.ResourceClientCheckNameAvailabilityResponse{}
 			r.NameAvailable = to.Ptr(!s.taken[*in.Name] && s.hubs[*in.Name] == nil)
 			if !*r.NameAvailable {
@@ -214,16 +205,12 @@ func (s *resources) hubServer() hubfake.ResourceServer {
 			return responder(http.StatusOK, r)
 		},
 		Get: func(_ context.Context, _, name string, _ *armiothub.ResourceClientGetOptions) (azfake.Responder[armiothub.ResourceClientGetResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			if h := s.hubs[name]; h != nil {
 				return responder(http.StatusOK, armiothub.ResourceClientGetResponse{Description: *h})
 			}
 			return refuse[armiothub.ResourceClientGetResponse](http.StatusNotFound, "ResourceNotFound")
 		},
 		BeginCreateOrUpdate: func(_ context.Context, group, name string, h armiothub.Description, _ *armiothub.ResourceClientBeginCreateOrUpdateOptions) (azfake.PollerResponder[armiothub.ResourceClientCreateOrUpdateResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			if h.Properties == nil {
 				h.Properties = &armiothub.Properties{}
 			}
@@ -239,16 +226,12 @@ func (s *resources) hubServer() hubfake.ResourceServer {
 			return long(s, http.StatusCreated, armiothub.ResourceClientCreateOrUpdateResponse{Description: h})
 		},
 		GetKeysForKeyName: func(_ context.Context, _, name, key string, _ *armiothub.ResourceClientGetKeysForKeyNameOptions) (azfake.Responder[armiothub.ResourceClientGetKeysForKeyNameResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			if s.hubs[name] == nil || key != "iothubowner" {
 				return refuse[armiothub.ResourceClientGetKeysForKeyNameResponse](http.StatusNotFound, "ResourceNotFound")
 			}
 			return responder(http.StatusOK, armiothub.ResourceClientGetKeysForKeyNameResponse{SharedAccessSignatureAuthorizationRule: armiothub.SharedAccessSignatureAuthorizationRule{KeyName: &key, PrimaryKey: to.Ptr(hubKey)}})
 		},
 		BeginDelete: func(_ context.Context, _, name string, _ *armiothub.ResourceClientBeginDeleteOptions) (azfake.PollerResponder[armiothub.ResourceClientDeleteResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			delete(s.hubs, name)
 			return long(s, http.StatusAccepted, armiothub.ResourceClientDeleteResponse{})
 		},
@@ -260,23 +243,17 @@ func (s *resources) hubServer() hubfake.ResourceServer {
 func (s *resources) serviceServer() dpsfake.IotDpsResourceServer {
 	return dpsfake.IotDpsResourceServer{
 		CheckProvisioningServiceNameAvailability: func(_ context.Context, in armdps.OperationInputs, _ *armdps.IotDpsResourceClientCheckProvisioningServiceNameAvailabilityOptions) (azfake.Responder[armdps.IotDpsResourceClientCheckProvisioningServiceNameAvailabilityResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			r := armdps.IotDpsResourceClientCheckProvisioningServiceNameAvailabilityResponse{}
 			r.NameAvailable = to.Ptr(!s.taken[*in.Name] && s.services[*in.Name] == nil)
 			return responder(http.StatusOK, r)
 		},
 		Get: func(_ context.Context, name, _ string, _ *armdps.IotDpsResourceClientGetOptions) (azfake.Responder[armdps.IotDpsResourceClientGetResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			if d := s.services[name]; d != nil {
 				return responder(http.StatusOK, armdps.IotDpsResourceClientGetResponse{ProvisioningServiceDescription: d.ProvisioningServiceDescription})
 			}
 			return refuse[armdps.IotDpsResourceClientGetResponse](http.StatusNotFound, "ResourceNotFound")
 		},
 		BeginCreateOrUpdate: func(_ context.Context, _, name string, d armdps.ProvisioningServiceDescription, _ *armdps.IotDpsResourceClientBeginCreateOrUpdateOptions) (azfake.PollerResponder[armdps.IotDpsResourceClientCreateOrUpdateResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			links, err := linksOf(d, s.services[name])
 			if err != nil {
 				var e azfake.ErrorResponder
@@ -294,8 +271,6 @@ func (s *resources) serviceServer() dpsfake.IotDpsResourceServer {
 			return long(s, http.StatusCreated, armdps.IotDpsResourceClientCreateOrUpdateResponse{ProvisioningServiceDescription: d})
 		},
 		ListKeysForKeyName: func(_ context.Context, name, key, _ string, _ *armdps.IotDpsResourceClientListKeysForKeyNameOptions) (azfake.Responder[armdps.IotDpsResourceClientListKeysForKeyNameResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			if s.services[name] == nil || key != "provisioningserviceowner" {
 				return refuse[armdps.IotDpsResourceClientListKeysForKeyNameResponse](http.StatusNotFound, "ResourceNotFound")
 			}
@@ -304,8 +279,6 @@ func (s *resources) serviceServer() dpsfake.IotDpsResourceServer {
 			return responder(http.StatusOK, r)
 		},
 		BeginDelete: func(_ context.Context, name, _ string, _ *armdps.IotDpsResourceClientBeginDeleteOptions) (azfake.PollerResponder[armdps.IotDpsResourceClientDeleteResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			delete(s.services, name)
 			return long(s, http.StatusAccepted, armdps.IotDpsResourceClientDeleteResponse{})
 		},
@@ -337,8 +310,6 @@ func linksOf(d armdps.ProvisioningServiceDescription, before *service) ([]*armdp
 func (s *resources) certificateServer() dpsfake.DpsCertificateServer {
 	return dpsfake.DpsCertificateServer{
 		List: func(_ context.Context, _, name string, _ *armdps.DpsCertificateClientListOptions) (azfake.Responder[armdps.DpsCertificateClientListResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			r := armdps.DpsCertificateClientListResponse{}
 			for _, c := range s.services[name].certificates {
 				r.Value = append(r.Value, c)
@@ -346,8 +317,6 @@ func (s *resources) certificateServer() dpsfake.DpsCertificateServer {
 			return responder(http.StatusOK, r)
 		},
 		CreateOrUpdate: func(_ context.Context, _, name, certificate string, c armdps.CertificateResponse, o *armdps.DpsCertificateClientCreateOrUpdateOptions) (azfake.Responder[armdps.DpsCertificateClientCreateOrUpdateResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			d := s.services[name]
 			old := d.certificates[certificate]
 			if (old == nil) != (o == nil || o.IfMatch == nil) || old != nil && *o.IfMatch != *old.Etag {
@@ -361,8 +330,6 @@ func (s *resources) certificateServer() dpsfake.DpsCertificateServer {
 			return responder(http.StatusOK, armdps.DpsCertificateClientCreateOrUpdateResponse{CertificateResponse: *made})
 		},
 		GenerateVerificationCode: func(_ context.Context, certificate, etag, _, name string, _ *armdps.DpsCertificateClientGenerateVerificationCodeOptions) (azfake.Responder[armdps.DpsCertificateClientGenerateVerificationCodeResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			d := s.services[name]
 			c := d.certificates[certificate]
 			if c == nil || *c.Etag != etag {
@@ -376,8 +343,6 @@ func (s *resources) certificateServer() dpsfake.DpsCertificateServer {
 			return responder(http.StatusOK, r)
 		},
 		VerifyCertificate: func(_ context.Context, certificate, etag, _, name string, in armdps.VerificationCodeRequest, _ *armdps.DpsCertificateClientVerifyCertificateOptions) (azfake.Responder[armdps.DpsCertificateClientVerifyCertificateResponse], azfake.ErrorResponder) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
 			d := s.services[name]
 			c := d.certificates[certificate]
 			if c == nil || *c.Etag != etag {

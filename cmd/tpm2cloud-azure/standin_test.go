@@ -144,6 +144,8 @@ func (a *azure) record(name string, serve func(http.ResponseWriter, *http.Reques
 			f.serve(answer)
 			return
 		}
+		a.state.mu.Lock()
+		defer a.state.mu.Unlock()
 		serve(answer, r, body)
 	})
 }
