@@ -584,11 +584,14 @@ func (tt *torture) try(b *rig, p point, from memory, i int) {
 	// What an earlier cut has left to do may have fewer events.
 	if over, ok := errors.AsType[*notReached](err); ok && i > 0 {
 		o := &p.outages[i]
-		if over.events == 0 {
-			*o = outage{program: o.program, at: cut{kind: kindTPM, Point: powercut.Point{At: o.at.At}}, disk: o.disk}
-			over.events = over.commands
+		switch {
+		case over.events > 0:
+			o.at.At = 1 + (o.at.At-1)%over.events
+		case over.commands > 0:
+			o.at = cut{kind: kindTPM, Point: powercut.Point{At: 1 + (o.at.At-1)%over.commands}}
+		default: // all was done before
+			o.at = cut{kind: kindEnd, Point: powercut.Point{At: 1, After: true}}
 		}
-		o.at.At = 1 + (o.at.At-1)%over.events
 		states, err = b.cut(p.scenario, from, *o)
 	}
 	if err != nil {

@@ -74,6 +74,10 @@ func (n *Next) TakeOver(dir *store.Dir) error {
 	if err := dir.Write(FileCertificate, n.Chain.PEM(), ModePublic); err != nil {
 		return err
 	}
+	// A cut may have left its request, which is answered.
+	if err := dir.Remove(FileRequest); err != nil {
+		return err
+	}
 	// The certificate first, which is nothing without the other.
 	if err := dir.Remove(FileNext); err != nil {
 		return err

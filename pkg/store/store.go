@@ -123,13 +123,18 @@ func (d *Dir) create() error {
 		}
 		_ = os.Remove(fresh)
 	}
-	f, err := os.Open(filepath.Dir(d.name))
+	return syncDir(filepath.Dir(d.name))
+}
+
+// syncDir makes the names in a directory last, and its own mode and owner.
+func syncDir(name string) error {
+	f, err := os.Open(name)
 	if err != nil {
-		return fail(err, "sync %s", filepath.Dir(d.name))
+		return fail(err, "sync %s", name)
 	}
 	defer f.Close()
 	if err := f.Sync(); err != nil {
-		return fail(err, "sync %s", filepath.Dir(d.name))
+		return fail(err, "sync %s", name)
 	}
 	return nil
 }
@@ -148,6 +153,11 @@ func (d *Dir) place(fresh string) error {
 	}
 	if err != nil {
 		return fail(err, "give %s to the owner of %s", d.name, filepath.Dir(d.name))
+	}
+	// One that a run before the cut has left may be on the disk with its first mode,
+	// and the sync of its parent would make only the name last.
+	if err := syncDir(fresh); err != nil {
+		return err
 	}
 	// Another program may have made it at this moment, and lock a file in it at the
 	// next: what is there stays. (A plain rename replaces an empty directory.)
@@ -409,16 +419,8 @@ func (d *Dir) RemoveAll() error {
 	if err := os.RemoveAll(d.name); err != nil {
 		return fmt.Errorf("cannot remove %s: %w", d.name, err)
 	}
-	parent, err := os.Open(filepath.Dir(d.name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot sync %s: %w", filepath.Dir(d.name), err)
-	}
-	defer parent.Close()
-	if err := parent.Sync(); err != nil {
-		return fmt.Errorf("cannot sync %s: %w", filepath.Dir(d.name), err)
+	if err := syncDir(filepath.Dir(d.name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }
