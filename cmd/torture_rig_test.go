@@ -211,6 +211,7 @@ const (
 // history is what a run did.
 type history struct {
 	status   syscall.WaitStatus
+	took     time.Duration
 	output   string
 	commands []tpm2.TPMCC
 	files    []powercut.Operation
@@ -228,7 +229,7 @@ func (h *history) killed() bool {
 func (h *history) failed() error {
 	switch {
 	case !h.status.Exited() || h.status.ExitStatus() != 0:
-		return fmt.Errorf("it ended with %s:\n%s", ended(h.status), h.output)
+		return fmt.Errorf("it ended with %s, after %v:\n%s", ended(h.status), h.took.Round(time.Millisecond), h.output)
 	case strings.Contains(h.output, "panic:") || strings.Contains(h.output, "goroutine "):
 		return fmt.Errorf("it panicked:\n%s", h.output)
 	}
@@ -292,6 +293,8 @@ func (b *rig) run(program string, at cut, disk *powercut.Disk, args ...string) (
 	if err != nil {
 		return nil, err
 	}
+	begin := time.Now()
+	defer func() { h.took = time.Since(begin) }()
 	if disk == nil {
 		h.status, err = plainly(p)
 	} else {

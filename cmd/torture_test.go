@@ -104,9 +104,9 @@ func scenarios() (list []*scenario) {
 	}
 	all := map[string]any{"idevid.enroll.method": "est-ba", "ldevid.enroll.method": "est-mtls", "edge.method": "est-mtls"}
 	return append(list,
-		&scenario{name: "idevid/ca rsa", from: factoryRSA, programs: []string{"idevid"},
+		&scenario{name: "idevid/ca-rsa", from: factoryRSA, programs: []string{"idevid"},
 			settings: with(enroll("idevid", "ca"), "idevid.key", "rsa-2048"), kinds: []string{kindTPM}},
-		&scenario{name: "ldevid/ca rsa", from: "idevid/ca rsa", programs: []string{"ldevid"},
+		&scenario{name: "ldevid/ca-rsa", from: "idevid/ca-rsa", programs: []string{"ldevid"},
 			settings: with(enroll("ldevid", "ca"), "ldevid.key", "rsa-2048"), kinds: []string{kindTPM, kindPKCS11}},
 		// The disk of a finished board in another one, which sets aside what it finds.
 		&scenario{name: "moved/ca", from: "ldevid/ca", programs: []string{"idevid", "ldevid"}, moved: true,
@@ -115,9 +115,9 @@ func scenarios() (list []*scenario) {
 		// A renewal, after which the device boots first.
 		&scenario{name: "renew/est", from: "ldevid/ca", programs: []string{"ldevid renew --now"}, settings: enroll("ldevid", "est-mtls"), kinds: everyKind,
 			recovery: []string{"ldevid", "ldevid renew --now"}, rest: []string{"ldevid"}},
-		&scenario{name: "renew/est new key", from: "ldevid/ca", programs: []string{"ldevid renew --new-key"}, settings: enroll("ldevid", "est-mtls"), kinds: everyKind,
+		&scenario{name: "renew/est-new-key", from: "ldevid/ca", programs: []string{"ldevid renew --new-key"}, settings: enroll("ldevid", "est-mtls"), kinds: everyKind,
 			recovery: []string{"ldevid", "ldevid renew --new-key"}, rest: []string{"ldevid"}, newKey: true},
-		&scenario{name: "renew/ca new key", from: "ldevid/ca", programs: []string{"ldevid renew --new-key"}, settings: enroll("ldevid", "ca"), kinds: []string{kindFile, kindEnd},
+		&scenario{name: "renew/ca-new-key", from: "ldevid/ca", programs: []string{"ldevid renew --new-key"}, settings: enroll("ldevid", "ca"), kinds: []string{kindFile, kindEnd},
 			rest: []string{"ldevid"}, newKey: true},
 		// A whole first boot, which is cut twice.
 		&scenario{name: "boot/est", from: factoryECC, programs: []string{"idevid", "ldevid", "edgecfg"}, agent: true, settings: all, kinds: []string{kindEnd}},
@@ -248,6 +248,7 @@ type torture struct {
 	mu        sync.Mutex
 	rows      map[string]*row // by scenario and kind
 	failures  []string
+	said      []string // of the failures: shown after the table, where one looks
 	recovered int
 	done      int
 }
@@ -784,7 +785,8 @@ func (tt *torture) tried(p point, err error) {
 	}
 	r.Failed++
 	tt.failures = append(tt.failures, p.String())
-	tt.t.Errorf("%s%s\n%v\nagain: go test -tags %s ./cmd -run '^TestTorture$' -torture.only '%s'", p, p.event(), err, buildTags, p)
+	tt.said = append(tt.said, fmt.Sprintf("%s%s\n%v\nagain: go test -tags %s ./cmd -run '^TestTorture$' -torture.only '%s'", p, p.event(), err, buildTags, p))
+	fmt.Printf("failed: %s\n", p)
 }
 
 // event is what the cut met, as the golden run had it.
@@ -829,6 +831,9 @@ func (tt *torture) report(seed uint64, took time.Duration) {
 		}
 	}
 	fmt.Printf("%-20s %-8s %7d %10d %7d   seed %d, %v, %v of CPU\n", "all", "", result.Points, result.Converged, result.Failed, seed, took.Round(time.Second), cpu())
+	for _, why := range tt.said {
+		tt.t.Error(why)
+	}
 	if *tortureReport == "" {
 		return
 	}
