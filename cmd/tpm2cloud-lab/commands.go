@@ -51,8 +51,9 @@ for an LDevID, with an LDevID for an operational certificate. Simplereenroll tak
 certificate only.
 
 Faults, for tests: POST {"label":"ldevid","kind":"202","count":1,"retry_after":"1"} to /fault of
-control_url, or give the same JSON to --fault. Label (any), operation (those that enrol), count (0:
-until cleared) and retry_after may be left out. GET /fault lists, DELETE /fault clears. Kinds:
+control_url, or give the same JSON to --fault. Label (any), operation (those that enrol), skip (so many
+requests pass before), count (0: until cleared) and retry_after may be left out. GET /fault lists,
+DELETE /fault clears. Kinds:
 ` + cloud.FaultHelp() + `
 Holds, for tests that cut a device's power: PUT {"at":"answer","nth":2} to /hold of control_url stops
 the second exchange with EST before its answer is sent (or at "connection", "request", "half"). GET

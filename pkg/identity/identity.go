@@ -50,6 +50,7 @@ const (
 	FileRequest     = "request.csr"
 	FileNext        = "next.pem"
 	FileNextCA      = "next-ca.pem"
+	FileNextRequest = "next.csr"
 	FileKey         = "key.json" // of the IDevID: its blobs
 	FileEK          = "ek.json"
 	FileEKChain     = "ek.pem"

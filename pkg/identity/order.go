@@ -37,6 +37,8 @@ type Order struct {
 
 	ClientAuth bool // the certificate is for a TLS client
 	NoExpiry   bool // it should have no end, as an IDevID
+
+	requestFile string
 }
 
 // Enrol gets the certificate and stages it. The request is on disk before it
@@ -45,6 +47,7 @@ type Order struct {
 // answer costs no second key. The CA certificates are written before the
 // chain, whose presence says that both are there.
 func Enrol(ctx context.Context, o Order) (*devid.Chain, error) {
+	o.requestFile = FileRequest
 	result, err := o.place(ctx, (*enroll.Enroller).Enroll)
 	if err != nil {
 		return nil, err
@@ -60,7 +63,7 @@ func (o Order) stage(result *enroll.Result, certificate, ca string) error {
 	if err := o.Files.Write(certificate, result.Chain.PEM(), ModePublic); err != nil {
 		return err
 	}
-	return o.Files.Remove(FileRequest)
+	return o.Files.Remove(o.requestFile)
 }
 
 // enroller is the method of the order.
@@ -104,7 +107,7 @@ func (o Order) place(ctx context.Context, send func(*enroll.Enroller, context.Co
 
 // request is the kept request, if it is for this key and name, or a new one.
 func (o Order) request() ([]byte, error) {
-	kept, err := o.Files.Read(FileRequest)
+	kept, err := o.Files.Read(o.requestFile)
 	if err == nil && devid.SameCSR(kept, o.Key, o.Subject) {
 		return kept, nil
 	}
@@ -115,7 +118,7 @@ func (o Order) request() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return csr, o.Files.Write(FileRequest, csr, ModePublic)
+	return csr, o.Files.Write(o.requestFile, csr, ModePublic)
 }
 
 // Check judges a kept chain by the same rules as one that a CA sends.

@@ -28,7 +28,10 @@ func Due(c *x509.Certificate) time.Time {
 }
 
 // Renew gets a certificate in the place of o.Identity, and stages it as the next.
+// Its request has a file of its own: beside a certificate that is in use, the
+// request of an enrolment is one that was answered.
 func Renew(ctx context.Context, o Order) error {
+	o.requestFile = FileNextRequest
 	result, err := o.place(ctx, (*enroll.Enroller).Renew)
 	if err != nil {
 		return err
@@ -75,7 +78,7 @@ func (n *Next) TakeOver(dir *store.Dir) error {
 		return err
 	}
 	// A cut may have left its request, which is answered.
-	if err := dir.Remove(FileRequest); err != nil {
+	if err := dir.Remove(FileNextRequest); err != nil {
 		return err
 	}
 	// The certificate first, which is nothing without the other.

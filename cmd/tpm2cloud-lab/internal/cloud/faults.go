@@ -24,6 +24,7 @@ type Fault struct {
 	Label      string `json:"label,omitempty"`     // an EST label or "dps"; empty: any EST label
 	Operation  string `json:"operation,omitempty"` // of EST; empty: simpleenroll and simplereenroll
 	Kind       string `json:"kind"`
+	Skip       int    `json:"skip,omitempty"`        // after so many that it would have hit
 	Count      int    `json:"count,omitempty"`       // so many times; 0: until cleared
 	RetryAfter string `json:"retry_after,omitempty"` // the header's value, as it is
 }
@@ -142,6 +143,9 @@ func (f Fault) validate() error {
 	if f.Count < 0 {
 		return fmt.Errorf("cannot set fault: count %d is negative", f.Count)
 	}
+	if f.Skip < 0 {
+		return fmt.Errorf("cannot set fault: skip %d is negative", f.Skip)
+	}
 	if f.Label == "dps" {
 		if !slices.Contains(dpsFaults, f.Kind) {
 			return fmt.Errorf("cannot set fault: unknown kind %q for dps", f.Kind)
@@ -208,6 +212,10 @@ func (t *faultTable) take(label, operation string) (Fault, bool) {
 	defer t.mu.Unlock()
 	i := slices.IndexFunc(t.faults, func(f Fault) bool { return f.matches(label, operation) })
 	if i < 0 {
+		return Fault{}, false
+	}
+	if t.faults[i].Skip > 0 {
+		t.faults[i].Skip--
 		return Fault{}, false
 	}
 	f := t.faults[i]

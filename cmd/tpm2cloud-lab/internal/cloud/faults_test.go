@@ -143,7 +143,7 @@ func TestControl(t *testing.T) {
 	}
 	for _, wrong := range []string{
 		``, `x`, `{"kind":"nonsense"}`, `{"kind":"202","label":"nonsense"}`, `{"kind":"202","operation":"nonsense"}`,
-		`{"kind":"202","count":-1}`, `{"kind":"202","nonsense":1}`, `{"kind":"expired","operation":"cacerts"}`, `{"kind":"html","label":"dps"}`,
+		`{"kind":"202","count":-1}`, `{"kind":"202","skip":-1}`, `{"kind":"202","nonsense":1}`, `{"kind":"expired","operation":"cacerts"}`, `{"kind":"html","label":"dps"}`,
 	} {
 		if r := fault("POST", wrong); r.status != http.StatusBadRequest {
 			t.Errorf("%s: %d", wrong, r.status)
@@ -153,9 +153,9 @@ func TestControl(t *testing.T) {
 		return l.do(l.enrolment(label, newCSR(t, newKey(t), "device-1")).withBasic(l.Username, l.Password)).status
 	}
 	// A sequence: twice 503, then 202 at any label, then the endless one of the start.
-	l.setFault(`{"label":"ldevid","kind":"503","count":2}`)
+	l.setFault(`{"label":"ldevid","kind":"503","skip":1,"count":2}`)
 	l.setFault(`{"kind":"202","count":1}`)
-	for i, want := range []int{503, 503, 202, 200} {
+	for i, want := range []int{200, 503, 503, 202, 200} {
 		if got := enrol("ldevid"); got != want {
 			t.Errorf("enrolment %d: %d, not %d", i, got, want)
 		}
