@@ -298,8 +298,14 @@ func (p *Program) roomFor(err error) error {
 
 // share opens the store to the group of the token's users.
 func (p *Program) share() error {
-	if err := p.shelf.Chmod(token.DBName, dbMode); err != nil {
-		return fmt.Errorf("cannot open the store to its group: %w", err)
+	err := p.shelf.Chmod(token.DBName, dbMode)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("cannot open the store to its group: %w", err)
+	if errors.Is(err, fs.ErrPermission) {
+		// The library, of another version, made it anew as the user of the agent's keyd.
+		return step.As(step.Permission, "another user has made "+p.shelf.Path(token.DBName)+"; give it back: chown tpm2cloud:tpm2cloud-token and chmod 0660", err)
+	}
+	return err
 }
