@@ -23,6 +23,7 @@ func run() int {
 		Open:    open,
 		Verbs: []cli.Verb{
 			{Name: "refresh", Summary: "copy a renewed LDevID certificate to where the agent reads it"},
+			{Name: "pending", Summary: "say whether the agent has yet to take over a renewed LDevID: exit code 0 yes, 1 no"},
 		},
 	}, os.Args[1:], os.Stdout, os.Stderr)
 }
@@ -32,12 +33,29 @@ func open(cfg *config.Config) (cli.Session, error) {
 	if err != nil {
 		return cli.Session{}, err
 	}
-	refresh := func(_ string, out io.Writer) error {
+	verb := func(name string, out io.Writer) error {
+		if name == "pending" {
+			return pending(program, out)
+		}
 		changed, err := program.Refresh()
 		if changed {
 			fmt.Fprintln(out, "copied the renewed LDevID certificate")
 		}
 		return err
 	}
-	return cli.Session{Steps: program.Steps(), Clock: func() clock.Clock { return clock.Read() }, Close: func() error { return nil }, Verb: refresh}, nil
+	return cli.Session{Steps: program.Steps(), Clock: func() clock.Clock { return clock.Read() }, Close: func() error { return nil }, Verb: verb}, nil
+}
+
+// pending answers for tpm2cloud-retry.service.
+func pending(program *edgecfg.Program, out io.Writer) error {
+	is, err := program.Pending()
+	switch {
+	case err != nil:
+		return err
+	case is:
+		fmt.Fprintln(out, "the agent has yet to take over the renewed LDevID certificate")
+		return nil
+	}
+	fmt.Fprintln(out, "nothing is pending")
+	return cli.ErrNo
 }

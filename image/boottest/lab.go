@@ -66,11 +66,24 @@ func labIn(t testing.TB, dir string) *Lab {
 // Fault switches a fault on, as JSON ("tpm2cloud-lab serve --help").
 func (lab *Lab) Fault(t testing.TB, fault string) {
 	t.Helper()
-	answer, err := http.Post(lab.About["control_url"]+"/fault", "application/json", strings.NewReader(fault))
+	lab.faults(t, http.MethodPost, fault)
+}
+
+// ClearFaults switches all of them off.
+func (lab *Lab) ClearFaults(t testing.TB) {
+	t.Helper()
+	lab.faults(t, http.MethodDelete, "")
+}
+
+func (lab *Lab) faults(t testing.TB, method, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, lab.About["control_url"]+"/fault", strings.NewReader(body))
+	must(t, err)
+	answer, err := http.DefaultClient.Do(request)
 	must(t, err)
 	answer.Body.Close()
 	if answer.StatusCode/100 != 2 {
-		t.Fatalf("the laboratory answers %s to %s", answer.Status, fault)
+		t.Fatalf("the laboratory answers %s to %s %s", answer.Status, method, body)
 	}
 }
 

@@ -4,6 +4,7 @@ package boottest
 
 import (
 	"net/http"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -30,12 +31,15 @@ func TestNspawnLife(t *testing.T) {
 	copied := filepath.Join(m.Root, "etc/aziot/tpm2cloud/ldevid.pem")
 	initial, dependent := read(t, certificate), m.Show(consumer)["InvocationID"]
 
-	renewed := func(before string) {
+	renew := func(before string) {
 		t.Helper()
 		m.Run("systemctl", "start", renewal)
 		if read(t, certificate) == before {
 			t.Fatal("the certificate was not renewed")
 		}
+	}
+	takenOver := func() {
+		t.Helper()
 		await(t, time.Minute, "the agent has the renewed certificate", func() bool {
 			return read(t, copied) == read(t, certificate) && m.Show(edgecfg)["ActiveState"] == "active"
 		})
@@ -44,7 +48,8 @@ func TestNspawnLife(t *testing.T) {
 			t.Error("who requires the identities was started anew")
 		}
 	}
-	renewed(initial)
+	renew(initial)
+	takenOver()
 	event(t, m, renewal, ready)
 	count := func(operation, auth string) (n int) {
 		for _, r := range lab.Requests(t) {
@@ -64,7 +69,28 @@ func TestNspawnLife(t *testing.T) {
 	}
 
 	pki.End(t, certificate, lab.About["ldevid_ca"], filepath.Join(filepath.Dir(lab.About["ldevid_ca"]), "ldevid-ca.key"))
-	renewed(read(t, certificate))
+	// The agent cannot take it over while its EST server is away, which is made up
+	// for when it is back.
+	m.Put(Files{"/etc/tpm2cloud/tpm2cloud.toml.d/70-budget.toml": {Mode: 0o644, Data: "[run]\nbudget = \"1s\"\n"}})
+	lab.Fault(t, `{"label":"operational","operation":"cacerts","kind":"503"}`)
+	renew(read(t, certificate))
+	await(t, time.Minute, "the reload has failed", func() bool { return m.Show(edgecfg)["ReloadResult"] == "exit-code" })
+	m.Expect(map[string]string{edgecfg: "active", consumer: "active"})
+	if read(t, copied) == read(t, certificate) {
+		t.Error("the agent has a certificate that was not to be taken over")
+	}
+	lab.ClearFaults(t)
+	m.Run("systemctl", "start", "tpm2cloud-retry.service")
+	takenOver()
+	// A configuration that cannot be read is no certificate that is not due.
+	broken := filepath.Join(m.Root, "etc/tpm2cloud/tpm2cloud.toml.d/90-broken.toml")
+	m.Put(Files{"/etc/tpm2cloud/tpm2cloud.toml.d/90-broken.toml": {Mode: 0o644, Data: "[run]\nbudgett = \"1s\"\n"}})
+	if _, code := m.Try("systemctl", "start", renewal); code == 0 {
+		t.Error("a renewal whose configuration is broken did not fail")
+	}
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
 	if n := count("simpleenroll", "mtls"); n != 2 {
 		t.Errorf("%d certificates were got with the IDevID, and not 2", n)
 	}
@@ -86,6 +112,7 @@ func TestNspawnLife(t *testing.T) {
 	m.Put(next.Configuration(t, "BENCH-0023", m.TPM.Trust))
 	m.Run("systemctl", "start", target)
 	m.Expect(allActive)
+	m.Expect(map[string]string{"tpm2cloud-renew.timer": "active", "tpm2cloud-retry.timer": "active"})
 	m.Run("systemctl", "start", consumer)
 	registered(t, next, "bench-0023")
 	m.PowerOff()

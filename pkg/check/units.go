@@ -58,16 +58,20 @@ func exitClass(code string) step.Class {
 	return step.Class(n)
 }
 
+const renewTimer = "tpm2cloud-renew.timer"
+
 func unitsEnabled(ctx context.Context, s *Subject) finding {
 	if !s.onThisSystem() {
 		return skip("systemd does not run this root")
 	}
-	for _, name := range []string{"tpm2cloud.target", "tpm2cloud-retry.timer"} {
+	for _, name := range []string{"tpm2cloud.target", "tpm2cloud-retry.timer", renewTimer} {
 		unit, err := systemd.Show(ctx, name)
 		if err != nil {
 			return finding{err: err}
 		}
 		switch {
+		case name == renewTimer && unit["LoadState"] == "not-found":
+			continue // tpm2cloud-ldevid has it
 		case unit["UnitFileState"] != "enabled":
 			return refuse(step.Unavailable, "systemctl enable "+name, "%s is %s", name, unit["UnitFileState"])
 		case unit["ActiveState"] != "active":

@@ -87,12 +87,12 @@ func (p *Program) unapplied(w *wanted) (string, error) {
 			return fmt.Sprintf("%s of %s is another", e.key, e.daemon), nil
 		}
 	}
-	return p.outdated(w)
+	return p.outdated(w.files)
 }
 
-// outdated says which of our files is newer than what the daemons run, or "":
+// outdated says which of some files is newer than what the daemons run, or "":
 // they read certificates, and systemd reads the drop-in, when they start.
-func (p *Program) outdated(w *wanted) (string, error) {
+func (p *Program) outdated(files []file) (string, error) {
 	daemons := []string{"identityd", "certd", "keyd"}
 	if p.hasEdge() {
 		daemons = append(daemons, "edged") // of the agent; aziotctl alone does not write it
@@ -110,7 +110,7 @@ func (p *Program) outdated(w *wanted) (string, error) {
 			oldest = info.ModTime()
 		}
 	}
-	for _, f := range w.files {
+	for _, f := range files {
 		info, err := os.Stat(p.cfg.Path(f.path))
 		if err != nil {
 			return "", fmt.Errorf("cannot look at the files of the configuration: %w", err)

@@ -114,24 +114,49 @@ func (w *wanted) readsLDevID() bool {
 // has ended. Whatever else is to be done waits for the program itself, and so does
 // a device that was never configured.
 func (p *Program) Refresh() (changed bool, err error) {
-	if !exists(p.cfg.Path(ldevidPath)) {
+	f, good, err := p.copied()
+	if err != nil || f == nil || good {
+		return false, err
+	}
+	return true, classify(p.write(*f))
+}
+
+// Pending says whether the agent has yet to take over a renewed LDevID: its copy
+// is the earlier one, or is newer than what the agent runs, or an apply was not
+// seen to its end. A configuration that somebody edits meanwhile is not meant.
+func (p *Program) Pending() (bool, error) {
+	f, good, err := p.copied()
+	switch {
+	case err != nil || f == nil:
+		return false, err
+	case !good:
+		return true, nil
+	case p.cfg.Edge.Apply == config.ApplyNever || p.tool() == "":
 		return false, nil
+	case p.marked(markApply) || p.marked(markReprovision):
+		return true, nil
+	}
+	why, err := p.outdated([]file{*f})
+	return why != "", classify(err)
+}
+
+// copied is the copy of the LDevID, as it must be, and whether it is so; nil where
+// there is none.
+func (p *Program) copied() (copied *file, good bool, err error) {
+	if !exists(p.cfg.Path(ldevidPath)) {
+		return nil, false, nil
 	}
 	w, err := p.want()
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	for _, f := range w.files {
-		if f.path != ldevidPath {
-			continue
+		if f.path == ldevidPath {
+			good, err = p.good(f)
+			return &f, good, err
 		}
-		good, err := p.good(f)
-		if err != nil || good {
-			return false, err
-		}
-		return true, classify(p.write(f))
 	}
-	return false, nil
+	return nil, false, nil
 }
 
 // state is the path of a file of the project's state.
