@@ -259,6 +259,10 @@ func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
 	for _, r := range removal.Kept {
 		fmt.Fprintf(c.stdout, "keep    %s  %s\n", r.Type, r.Name)
 	}
+	if !removal.Whole && len(removal.Resources) == 0 {
+		fmt.Fprintf(c.stdout, "nothing to do: nothing in the resource group %s has the tag managed-by=tpm2cloud\n", c.Group)
+		return nil
+	}
 	verdict := "keep    "
 	if removal.Whole {
 		verdict = "delete  "

@@ -381,6 +381,9 @@ func (a *azure) poll(w http.ResponseWriter, r *http.Request) {
 	}
 	defer response.Body.Close()
 	switch status := response.Header.Get("Fake-Poller-Status"); {
+	case o.request.Method == http.MethodDelete && !o.location && status == "Succeeded":
+		// There is no hub or service any more whose operation this could be.
+		armError(w, http.StatusNotFound, "404001", "The resource was not found.")
 	case o.location && status == "Succeeded":
 		w.WriteHeader(http.StatusOK)
 	case o.location:

@@ -78,6 +78,14 @@ func NotFound(err error) bool {
 		slices.Contains([]string{"ResourceNotFound", "ResourceGroupNotFound", "NotFound", ""}, response.ErrorCode)
 }
 
+// Gone tells whether what was to be deleted is not there, whatever the service calls that. It is false where the
+// subscription is not found.
+func Gone(err error) bool {
+	response, ok := errors.AsType[*azcore.ResponseError](err)
+	return ok && response.StatusCode == http.StatusNotFound &&
+		!slices.Contains([]string{"SubscriptionNotFound", "InvalidSubscriptionId"}, response.ErrorCode)
+}
+
 // meaning is what a code means for us.
 type meaning struct {
 	codes []string

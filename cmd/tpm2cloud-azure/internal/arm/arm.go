@@ -106,7 +106,7 @@ func (c *Client) CreateGroup(ctx context.Context, name, location string) error {
 func (c *Client) DeleteGroup(ctx context.Context, name string) error {
 	do := "delete the resource group " + name
 	poller, err := c.groups.BeginDelete(ctx, name, nil)
-	return wait(ctx, c, do, poller, err)
+	return waitUntilGone(ctx, c, do, poller, err)
 }
 
 // Resource is one of a resource group.
@@ -188,7 +188,7 @@ func (c *Client) HubConnection(ctx context.Context, group string, hub *armiothub
 func (c *Client) DeleteHub(ctx context.Context, group, name string) error {
 	do := "delete the IoT Hub " + name
 	poller, err := c.hubs.BeginDelete(ctx, group, name, nil)
-	return wait(ctx, c, do, poller, err)
+	return waitUntilGone(ctx, c, do, poller, err)
 }
 
 // --- Device Provisioning Service ----------------------------------------------
@@ -250,7 +250,7 @@ func (c *Client) ServiceKey(ctx context.Context, group, name string) (sas.Key, e
 func (c *Client) DeleteService(ctx context.Context, group, name string) error {
 	do := "delete the Device Provisioning Service " + name
 	poller, err := c.services.BeginDelete(ctx, name, group, nil)
-	return wait(ctx, c, do, poller, err)
+	return waitUntilGone(ctx, c, do, poller, err)
 }
 
 // --- CA certificates ----------------------------------------------------------
@@ -295,8 +295,21 @@ const tick = 15 * time.Second
 
 // wait waits until an operation that was begun has ended.
 func wait[T any](ctx context.Context, c *Client, do string, poller *runtime.Poller[T], err error) error {
+	return answer.Failed(do, poll(ctx, c, do, poller, err))
+}
+
+// waitUntilGone waits for the end of a deletion. Hubs and services answer to the last question about it that there is no
+// such thing, which the SDK takes for an error; and what is gone at the first request is gone as well.
+func waitUntilGone[T any](ctx context.Context, c *Client, do string, poller *runtime.Poller[T], err error) error {
+	if err = poll(ctx, c, do, poller, err); answer.Gone(err) {
+		return nil
+	}
+	return answer.Failed(do, err)
+}
+
+func poll[T any](ctx context.Context, c *Client, do string, poller *runtime.Poller[T], err error) error {
 	if err != nil {
-		return answer.Failed(do, err)
+		return err
 	}
 	begin := time.Now()
 	c.Say("waiting: %s", do)
@@ -315,7 +328,7 @@ func wait[T any](ctx context.Context, c *Client, do string, poller *runtime.Poll
 	}()
 	_, err = poller.PollUntilDone(ctx, &runtime.PollUntilDoneOptions{Frequency: max(c.Poll, time.Second)})
 	close(done)
-	return answer.Failed(do, err)
+	return err
 }
 
 func value[T any](p *T) T {

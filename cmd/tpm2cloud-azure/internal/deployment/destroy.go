@@ -2,11 +2,9 @@ package deployment
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/tpm2cloud/tpm2cloud/cmd/tpm2cloud-azure/internal/arm"
-	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 )
 
 // Removal is what is to be deleted.
@@ -55,10 +53,6 @@ func (d *Deployment) PlanRemoval(ctx context.Context) (*Removal, error) {
 		}
 	}
 	r.Whole = arm.Ours(group.Tags) && len(r.Kept) == 0
-	if !r.Whole && len(r.Resources) == 0 {
-		return nil, step.As(step.Refused, "what was not made here is deleted by who made it: \"az group delete\"",
-			fmt.Errorf("cannot destroy the resource group %s: nothing in it was made by tpm2cloud-azure (it would have the tag managed-by=tpm2cloud)", d.Group))
-	}
 	return r, nil
 }
 
