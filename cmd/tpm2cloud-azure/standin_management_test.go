@@ -138,6 +138,11 @@ func refuse[T any](status int, code string) (r azfake.Responder[T], e azfake.Err
 	return r, e
 }
 
+func refuseLong[T any](status int, code string) (p azfake.PollerResponder[T], e azfake.ErrorResponder) {
+	e.SetResponseError(status, code)
+	return p, e
+}
+
 // long is an operation that is at work for some polls; done is called when it is begun, because only the last of its answers
 // tells of the result.
 func long[T any](s *resources, status int, v T) (p azfake.PollerResponder[T], e azfake.ErrorResponder) {
@@ -211,6 +216,9 @@ func (s *resources) hubServer() hubfake.ResourceServer {
 			return refuse[armiothub.ResourceClientGetResponse](http.StatusNotFound, "ResourceNotFound")
 		},
 		BeginCreateOrUpdate: func(_ context.Context, group, name string, h armiothub.Description, _ *armiothub.ResourceClientBeginCreateOrUpdateOptions) (azfake.PollerResponder[armiothub.ResourceClientCreateOrUpdateResponse], azfake.ErrorResponder) {
+			if s.taken[name] {
+				return refuseLong[armiothub.ResourceClientCreateOrUpdateResponse](http.StatusConflict, "IotHubNameNotAvailable")
+			}
 			if h.Properties == nil {
 				h.Properties = &armiothub.Properties{}
 			}
@@ -254,6 +262,9 @@ func (s *resources) serviceServer() dpsfake.IotDpsResourceServer {
 			return refuse[armdps.IotDpsResourceClientGetResponse](http.StatusNotFound, "ResourceNotFound")
 		},
 		BeginCreateOrUpdate: func(_ context.Context, _, name string, d armdps.ProvisioningServiceDescription, _ *armdps.IotDpsResourceClientBeginCreateOrUpdateOptions) (azfake.PollerResponder[armdps.IotDpsResourceClientCreateOrUpdateResponse], azfake.ErrorResponder) {
+			if s.taken[name] {
+				return refuseLong[armdps.IotDpsResourceClientCreateOrUpdateResponse](http.StatusConflict, "NameNotAvailable")
+			}
 			links, err := linksOf(d, s.services[name])
 			if err != nil {
 				var e azfake.ErrorResponder

@@ -86,6 +86,12 @@ func Gone(err error) bool {
 		!slices.Contains([]string{"SubscriptionNotFound", "InvalidSubscriptionId"}, response.ErrorCode)
 }
 
+// Forbidden tells whether the account may not ask for this.
+func Forbidden(err error) bool {
+	response, ok := errors.AsType[*azcore.ResponseError](err)
+	return ok && response.StatusCode == http.StatusForbidden
+}
+
 // meaning is what a code means for us.
 type meaning struct {
 	codes []string
@@ -116,6 +122,12 @@ var meanings = []meaning{
 // quota has no code of its own: IoT Hub answers with several.
 var quota = regexp.MustCompile(`(?i)quota|max(imum)? number of`)
 
+// nameTaken is a name that somebody else in the world has. That has several codes, too, and some answers have numbers there.
+var nameTaken = regexp.MustCompile(`(?i)name(not|un)available|\bname\b.*\b(not available|unavailable|already (taken|in use))`)
+
+// NameTaken tells whether what was to be made needs another name.
+func (e *Error) NameTaken() bool { return nameTaken.MatchString(e.Code + " " + e.Message) }
+
 const quotaHint = "the subscription has as much as it may have; it may have one free hub (F1): take --sku S1, delete what is not needed, or ask Azure for more"
 
 func classified(do string, response *azcore.ResponseError) error {
@@ -139,7 +151,7 @@ func (e *Error) class() (step.Class, string) {
 		return step.Temporary, "Azure has too many requests of this subscription; a later run goes on from here"
 	case quota.MatchString(e.Code + " " + e.Message):
 		return step.ServerRefused, quotaHint
-	case strings.Contains(e.Code, "NameNotAvailable"), strings.Contains(e.Code, "NameUnavailable"):
+	case e.NameTaken():
 		return step.ServerRefused, "choose another name with --hub or --dps: they are unique in all of Azure"
 	case s == http.StatusUnauthorized:
 		return step.Permission, loginHint

@@ -39,6 +39,7 @@ func TestFailed(t *testing.T) {
 		{"no right, another code", refusal(403, arm("Strange", "x")), step.Permission, "403 Strange", "Contributor"},
 		{"token", refusal(401, arm("ExpiredAuthenticationToken", "x")), step.Permission, "401", "az login"},
 		{"name", refusal(409, arm("IotHubNameNotAvailable", "x")), step.ServerRefused, "409", "--hub or --dps"},
+		{"name by text", refusal(409, arm("409001", "The name 'x' is already in use.")), step.ServerRefused, "409", "--hub or --dps"},
 		{"region", refusal(400, arm("LocationNotAvailableForResourceType", "x")), step.ServerRefused, "400", "--location"},
 		{"quota by code", refusal(409, arm("QuotaExceeded", "x")), step.ServerRefused, "409", "--sku S1"},
 		{"quota by text", refusal(400, arm("400", "Max number of Iot Hubs exceeded")), step.ServerRefused, "Max number", "--sku S1"},

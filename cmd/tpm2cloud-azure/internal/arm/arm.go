@@ -6,6 +6,7 @@ package arm
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -138,20 +139,21 @@ func (c *Client) Hub(ctx context.Context, group, name string) (*armiothub.Descri
 	return found("read the IoT Hub "+name, r.Description, err)
 }
 
-// CreateHub makes an IoT Hub.
+// CreateHub makes an IoT Hub. Whether its name is free may be asked only by who has a right to the whole subscription;
+// others are told when they make it.
 func (c *Client) CreateHub(ctx context.Context, group, name, location, sku string, units int64) error {
 	do := "create the IoT Hub " + name
 	free, err := c.hubs.CheckNameAvailability(ctx, armiothub.OperationInputs{Name: &name}, nil)
-	if err != nil {
+	if err != nil && !answer.Forbidden(err) {
 		return answer.Failed(do, err)
 	}
 	if free.NameAvailable != nil && !*free.NameAvailable {
 		return taken(do, value(free.Message), "--hub")
 	}
-	return c.putHub(ctx, do, group, name, armiothub.Description{
+	return orTaken(do, "--hub", c.putHub(ctx, do, group, name, armiothub.Description{
 		Location: &location, Tags: tags(), Properties: &armiothub.Properties{},
 		SKU: &armiothub.SKUInfo{Name: to.Ptr(armiothub.IotHubSKU(sku)), Capacity: &units},
-	})
+	}))
 }
 
 // RepairHub has Azure try once more what it could not do, with the hub as it was read.
@@ -169,6 +171,14 @@ func taken(do, why, flag string) error {
 		why = "the name is taken"
 	}
 	return step.As(step.ServerRefused, "choose another name with "+flag+": it must be the only one in all of Azure", fmt.Errorf("cannot %s: %s", do, strings.TrimSuffix(why, ".")))
+}
+
+// orTaken is the error of making something, which may be that its name is taken.
+func orTaken(do, flag string, err error) error {
+	if e, ok := errors.AsType[*answer.Error](err); ok && e.NameTaken() {
+		return taken(do, e.Message, flag)
+	}
+	return err
 }
 
 // hubPolicy is the one that "az iot dps linked-hub create" takes as well.
@@ -203,16 +213,16 @@ func (c *Client) Service(ctx context.Context, group, name string) (*armdps.Provi
 func (c *Client) CreateService(ctx context.Context, group, name, location string, hub *armdps.IotHubDefinitionDescription) error {
 	do := "create the Device Provisioning Service " + name
 	free, err := c.services.CheckProvisioningServiceNameAvailability(ctx, armdps.OperationInputs{Name: &name}, nil)
-	if err != nil {
+	if err != nil && !answer.Forbidden(err) {
 		return answer.Failed(do, err)
 	}
 	if free.NameAvailable != nil && !*free.NameAvailable {
 		return taken(do, value(free.Message), "--dps")
 	}
-	return c.putService(ctx, do, group, name, armdps.ProvisioningServiceDescription{
+	return orTaken(do, "--dps", c.putService(ctx, do, group, name, armdps.ProvisioningServiceDescription{
 		Location: &location, Tags: tags(), SKU: &armdps.IotDpsSKUInfo{Name: to.Ptr(armdps.IotDpsSKUS1), Capacity: to.Ptr[int64](1)},
 		Properties: &armdps.IotDpsPropertiesDescription{IotHubs: []*armdps.IotHubDefinitionDescription{hub}},
-	})
+	}))
 }
 
 // UpdateService gives a service that was read the link to a hub, in the place of one with the same host name, and leaves the
