@@ -63,7 +63,8 @@ func deployFlags(f *flag.FlagSet, o *options) {
 	f.Int64Var(&o.Units, "units", 0, "`NUMBER` of units of an IoT Hub that is made (1)")
 	f.BoolVar(&o.ReplaceCA, "replace-ca", false, "give the enrolment group this CA where it has another, which stays beside it")
 	f.BoolVar(&o.DropOldCA, "drop-old-ca", false, "let no device of the CA before in any more")
-	f.StringVar(&o.DropIn, "drop-in", "50-azure.toml", "`FILE` to write for /etc/tpm2cloud/tpm2cloud.toml.d of the devices")
+	// Its name comes after those of the examples and of provision-tpm2cloud (50, 60): the last file that sets a key counts.
+	f.StringVar(&o.DropIn, "drop-in", "70-azure.toml", "`FILE` to write for /etc/tpm2cloud/tpm2cloud.toml.d of the devices")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&o.json, "json", false, "write JSON: an object for each step, and one at the end")
 }

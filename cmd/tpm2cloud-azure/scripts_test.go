@@ -331,17 +331,23 @@ func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	check(ts, fmt.Sprint(c.ProcessState.ExitCode()), args[1], said.String())
 }
 
-// dropin FILE KEY=VALUE... has the configuration of the devices read a drop-in, and demands what it means to them.
+// dropin FILE [beside=EXAMPLE] KEY=VALUE... has the configuration of the devices read a drop-in, beside that of an example or
+// alone, and demands what it means to them.
 func cmdDropIn(ts *testscript.TestScript, neg bool, args []string) {
-	dir := ts.MkAbs("device")
+	dir, wanted := ts.MkAbs("device"), args[1:]
+	ts.Check(os.RemoveAll(dir))
 	ts.Check(os.MkdirAll(filepath.Join(dir, "tpm2cloud.toml.d"), 0o755))
 	ts.Check(os.WriteFile(filepath.Join(dir, "tpm2cloud.toml"), nil, 0o600))
-	ts.Check(os.WriteFile(filepath.Join(dir, "tpm2cloud.toml.d/50-azure.toml"), []byte(ts.ReadFile(args[0])), 0o600))
+	if example, ok := strings.CutPrefix(wanted[0], "beside="); ok {
+		ts.Check(os.CopyFS(dir, os.DirFS(filepath.Join("../../debian/examples", example))))
+		wanted = wanted[1:]
+	}
+	ts.Check(os.WriteFile(filepath.Join(dir, "tpm2cloud.toml.d", filepath.Base(args[0])), []byte(ts.ReadFile(args[0])), 0o600))
 	c, err := config.Load(dir, "/")
 	ts.Check(err)
 	e := c.Edge
 	got := map[string]string{"id_scope": e.IDScope, "global_endpoint": e.GlobalEndpoint, "server": e.EST.Server, "label": e.EST.Label, "server_ca": e.EST.ServerCA}
-	for _, arg := range args[1:] {
+	for _, arg := range wanted {
 		if key, value, _ := strings.Cut(arg, "="); got[key] != value {
 			ts.Fatalf("%s is %q, want %q", key, got[key], value)
 		}
