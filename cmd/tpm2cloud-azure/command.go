@@ -245,7 +245,7 @@ func (c *command) table(registrations []dps.Registration) {
 // --- destroy ------------------------------------------------------------------
 
 func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
-	removal, err := d.PlanRemoval(ctx)
+	removal, err := d.PlanRemoval(ctx, c.only)
 	if err != nil {
 		return err
 	}
@@ -260,7 +260,11 @@ func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
 		fmt.Fprintf(c.stdout, "keep    %s  %s\n", r.Type, r.Name)
 	}
 	if !removal.Whole && len(removal.Resources) == 0 {
-		fmt.Fprintf(c.stdout, "nothing to do: nothing in the resource group %s has the tag managed-by=tpm2cloud\n", c.Group)
+		what := "nothing"
+		if c.only != (deployment.Only{}) {
+			what = "nothing of that name"
+		}
+		fmt.Fprintf(c.stdout, "nothing to do: %s in the resource group %s has the tag managed-by=tpm2cloud\n", what, c.Group)
 		return nil
 	}
 	verdict := "keep    "

@@ -22,6 +22,7 @@ type options struct {
 	deployment.Wanted
 	subscription, cloud, auth string
 	caKey                     string
+	only                      deployment.Only // what --hub and --dps have named
 	json, dryRun, yes         bool
 	poll, timeout             time.Duration
 }
@@ -190,6 +191,7 @@ func checkDeploy(o *options) error {
 
 // complete gives names to what was given none.
 func (o *options) complete() {
+	o.only = deployment.Only{Hub: o.Hub, Service: o.Service}
 	hub, service := deployment.Names(o.subscription, o.Group)
 	o.Hub, o.Service = cmp.Or(o.Hub, hub), cmp.Or(o.Service, service)
 }

@@ -223,6 +223,8 @@ func cmdHave(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		case "stranger": // a resource of somebody else's in the group
 			s.others = append(s.others, &armresources.GenericResourceExpanded{Name: &value, Type: to.Ptr("Microsoft.Storage/storageAccounts")})
+		case "no-stranger":
+			s.others = nil
 		case "group": // a resource group that was not made here
 			s.groups["fleet"] = &armresources.ResourceGroup{Name: to.Ptr("fleet"), Location: to.Ptr("westeurope")}
 		case "untagged": // hub and service that were not made here

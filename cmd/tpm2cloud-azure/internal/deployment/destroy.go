@@ -23,9 +23,25 @@ const (
 	typeHub     = "Microsoft.Devices/IotHubs"
 )
 
+// Only names what is to be deleted, where that is not all of it: without any name it is.
+type Only struct{ Hub, Service string }
+
+func (o Only) has(r arm.Resource) bool {
+	switch {
+	case o == Only{}:
+		return isHub(r) || isService(r)
+	case isHub(r):
+		return strings.EqualFold(r.Name, o.Hub)
+	}
+	return isService(r) && strings.EqualFold(r.Name, o.Service)
+}
+
+func isHub(r arm.Resource) bool     { return strings.EqualFold(r.Type, typeHub) }
+func isService(r arm.Resource) bool { return strings.EqualFold(r.Type, typeService) }
+
 // PlanRemoval finds out what was made here. Only what has our tag is deleted, and the resource group only if it has the
-// tag too and there is nothing else in it. It is nil when there is no such resource group.
-func (d *Deployment) PlanRemoval(ctx context.Context) (*Removal, error) {
+// tag too, there is nothing else in it, and nobody has asked for less. It is nil when there is no such resource group.
+func (d *Deployment) PlanRemoval(ctx context.Context, only Only) (*Removal, error) {
 	group, err := d.ARM.Group(ctx, d.Group)
 	if err != nil || group == nil {
 		return nil, err
@@ -40,19 +56,19 @@ func (d *Deployment) PlanRemoval(ctx context.Context) (*Removal, error) {
 		return nil, err
 	}
 	r := &Removal{Group: d.Group}
-	for _, t := range []string{typeService, typeHub} {
+	for _, is := range []func(arm.Resource) bool{isService, isHub} {
 		for _, resource := range all {
-			if resource.Ours && strings.EqualFold(resource.Type, t) {
+			if is(resource) && resource.Ours && only.has(resource) {
 				r.Resources = append(r.Resources, resource)
 			}
 		}
 	}
 	for _, resource := range all {
-		if !resource.Ours || !strings.EqualFold(resource.Type, typeService) && !strings.EqualFold(resource.Type, typeHub) {
+		if !resource.Ours || !only.has(resource) {
 			r.Kept = append(r.Kept, resource)
 		}
 	}
-	r.Whole = arm.Ours(group.Tags) && len(r.Kept) == 0
+	r.Whole = arm.Ours(group.Tags) && len(r.Kept) == 0 && only == Only{}
 	return r, nil
 }
 
@@ -63,7 +79,7 @@ func (d *Deployment) Remove(ctx context.Context, r *Removal) error {
 	}
 	for _, resource := range r.Resources {
 		remove := d.ARM.DeleteHub
-		if strings.EqualFold(resource.Type, typeService) {
+		if isService(resource) {
 			remove = d.ARM.DeleteService
 		}
 		if err := remove(ctx, r.Group, resource.Name); err != nil {
