@@ -13,7 +13,6 @@ import (
 	azarm "github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
-	armdps "github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/deviceprovisioningservices/armdeviceprovisioningservices"
 
 	"github.com/tpm2cloud/tpm2cloud/cmd/tpm2cloud-azure/internal/answer"
 	"github.com/tpm2cloud/tpm2cloud/cmd/tpm2cloud-azure/internal/arm"
@@ -79,16 +78,15 @@ func (c *command) open(ctx context.Context) (*deployment.Deployment, error) {
 	client.Say = func(format string, args ...any) { fmt.Fprintf(c.stderr, format+"\n", args...) }
 	return &deployment.Deployment{
 		Wanted: c.Wanted, ARM: client, Warn: c.warn,
-		Data: func(ctx context.Context, service *armdps.ProvisioningServiceDescription) (*dps.Client, error) {
-			host := service.Properties.ServiceOperationsHostName // the step dps has seen it
+		Data: func(ctx context.Context, service, host string) (*dps.Client, error) {
 			if c.auth == "login" {
-				return dps.New(*host, dps.WithLogin(credential, where.ProvisioningScope(*host)), shared), nil
+				return dps.New(host, dps.WithLogin(credential, where.ProvisioningScope(host)), shared), nil
 			}
-			key, err := client.ServiceKey(ctx, c.Group, c.Service)
+			key, err := client.ServiceKey(ctx, c.Group, service)
 			if err != nil {
 				return nil, err
 			}
-			return dps.New(*host, dps.WithKey(key), shared), nil
+			return dps.New(host, dps.WithKey(key), shared), nil
 		},
 	}, nil
 }
@@ -256,8 +254,14 @@ func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
 	for _, r := range removal.Resources {
 		fmt.Fprintf(c.stdout, "delete  %s  %s\n", r.Type, r.Name)
 	}
+	for _, l := range removal.Links {
+		fmt.Fprintf(c.stdout, "unlink  %s  from %s\n", l.Hub, l.Service)
+	}
 	for _, r := range removal.Kept {
 		fmt.Fprintf(c.stdout, "keep    %s  %s\n", r.Type, r.Name)
+	}
+	for _, e := range removal.Enrolments {
+		c.left(e)
 	}
 	if !removal.Whole && len(removal.Resources) == 0 {
 		what := "nothing"
@@ -285,6 +289,15 @@ func (c *command) destroy(ctx context.Context, d *deployment.Deployment) error {
 	}
 	fmt.Fprintln(c.stdout, "done")
 	return nil
+}
+
+// left says what stays in a service of somebody else's. It has no tag by which it would be known as ours.
+func (c *command) left(e deployment.Enrolment) {
+	in := fmt.Sprintf("--resource-group %s --dps-name %s", c.Group, e.Service)
+	fmt.Fprintf(c.stdout, "keep    enrolment group %s  in %s: \"az iot dps enrollment-group delete %s --enrollment-id %s\" removes it\n", e.Group, e.Service, in, e.Group)
+	for _, name := range e.CAs {
+		fmt.Fprintf(c.stdout, "keep    CA certificate %s  in %s: then \"az iot dps certificate delete %s --certificate-name %s --etag ETAG\"\n", name, e.Service, in, name)
+	}
 }
 
 // confirm has the user type what he is about to lose.

@@ -234,6 +234,10 @@ func cmdHave(ts *testscript.TestScript, neg bool, args []string) {
 			for _, d := range s.services {
 				d.Tags = nil
 			}
+		case "untagged-dps":
+			for _, d := range s.services {
+				d.Tags = nil
+			}
 		case "no-hub":
 			clear(s.hubs)
 		case "unlinked":

@@ -228,11 +228,32 @@ func (c *Client) CreateService(ctx context.Context, group, name, location string
 // UpdateService gives a service that was read the link to a hub, in the place of one with the same host name, and leaves the
 // rest as it is. The keys of other links come masked, and go back so; Azure knows them.
 func (c *Client) UpdateService(ctx context.Context, group string, service *armdps.ProvisioningServiceDescription, hubHost string, hub *armdps.IotHubDefinitionDescription) error {
-	changed, properties := *service, *service.Properties
-	properties.IotHubs = slices.DeleteFunc(slices.Clone(properties.IotHubs), func(link *armdps.IotHubDefinitionDescription) bool {
+	links := slices.DeleteFunc(slices.Clone(service.Properties.IotHubs), func(link *armdps.IotHubDefinitionDescription) bool {
 		return link != nil && strings.EqualFold(value(link.Name), hubHost)
 	})
-	properties.IotHubs = append(properties.IotHubs, hub)
+	return c.putLinks(ctx, group, service, append(links, hub))
+}
+
+// UnlinkHubs takes the links to hubs, which are given by their names, from a service that was read.
+func (c *Client) UnlinkHubs(ctx context.Context, group string, service *armdps.ProvisioningServiceDescription, hubs ...string) error {
+	links := slices.DeleteFunc(slices.Clone(service.Properties.IotHubs), func(link *armdps.IotHubDefinitionDescription) bool {
+		return slices.ContainsFunc(hubs, func(hub string) bool { return LinksTo(link, hub) })
+	})
+	return c.putLinks(ctx, group, service, links)
+}
+
+// LinksTo tells whether a link of a service is that to the hub of a name, which may be gone: its host name begins with it.
+func LinksTo(link *armdps.IotHubDefinitionDescription, hub string) bool {
+	if link == nil {
+		return false
+	}
+	name, _, _ := strings.Cut(value(link.Name), ".")
+	return strings.EqualFold(name, hub)
+}
+
+func (c *Client) putLinks(ctx context.Context, group string, service *armdps.ProvisioningServiceDescription, links []*armdps.IotHubDefinitionDescription) error {
+	changed, properties := *service, *service.Properties
+	properties.IotHubs = links
 	changed.Properties = &properties
 	return c.putService(ctx, "update the Device Provisioning Service "+value(service.Name), group, value(service.Name), changed)
 }

@@ -67,8 +67,8 @@ func Names(subscription, group string) (hub, service string) {
 type Deployment struct {
 	Wanted
 	ARM *arm.Client
-	// Data opens the data plane of a service.
-	Data func(ctx context.Context, service *armdps.ProvisioningServiceDescription) (*dps.Client, error)
+	// Data opens the data plane of a service, which is at a host.
+	Data func(ctx context.Context, service, host string) (*dps.Client, error)
 	// Warn is told what was done that is worse than it could be.
 	Warn func(format string, args ...any)
 
@@ -115,7 +115,7 @@ func (d *Deployment) Registrations(ctx context.Context) ([]dps.Registration, err
 // dataPlane opens the data plane once in a run.
 func (d *Deployment) dataPlane(ctx context.Context) (*dps.Client, error) {
 	if d.data == nil {
-		data, err := d.Data(ctx, d.service)
+		data, err := d.Data(ctx, d.Service, value(d.service.Properties.ServiceOperationsHostName))
 		if err != nil {
 			return nil, err
 		}
