@@ -173,19 +173,30 @@ func (c *command) plan(ctx context.Context, d *deployment.Deployment) error {
 
 func (c *command) status(ctx context.Context, d *deployment.Deployment) error {
 	rows := step.Observe(ctx, d.Status())
-	incomplete := notPresent(rows)
+	// What is known is shown, even if it cannot be known which devices there are.
 	registrations, err := d.Registrations(ctx)
-	if err != nil {
-		return err
-	}
 	if c.json {
+		if registrations == nil && err == nil {
+			registrations = []dps.Registration{}
+		}
 		c.writeJSON(struct {
 			IDScope       string             `json:"id_scope,omitempty"`
 			Steps         []step.Row         `json:"steps"`
-			Registrations []dps.Registration `json:"registrations"`
-		}{d.IDScope(), rows, append([]dps.Registration{}, registrations...)})
-		return incomplete
+			Registrations []dps.Registration `json:"registrations"` // null where it is not known
+		}{d.IDScope(), rows, registrations})
+	} else {
+		c.rows(rows)
+		if registrations != nil {
+			c.table(registrations)
+		}
 	}
+	if err != nil {
+		return err
+	}
+	return notPresent(rows)
+}
+
+func (c *command) rows(rows []step.Row) {
 	for _, row := range rows {
 		text := row.Detail
 		if row.Err != nil {
@@ -196,10 +207,6 @@ func (c *command) status(ctx context.Context, d *deployment.Deployment) error {
 			fmt.Fprintf(c.stdout, "%28swarning: %s\n", "", w)
 		}
 	}
-	if registrations != nil {
-		c.table(registrations)
-	}
-	return incomplete
 }
 
 func notPresent(rows []step.Row) error {
