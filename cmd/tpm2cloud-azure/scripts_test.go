@@ -212,6 +212,8 @@ func cmdHave(ts *testscript.TestScript, neg bool, args []string) {
 			s.moreThanOne = true
 		case "taken":
 			s.taken[value] = true
+		case "free":
+			delete(s.taken, value)
 		case "failure": // of long operations, CODE:MESSAGE; none without a value
 			s.failure = nil
 			if code, message, ok := strings.Cut(value, ":"); ok {

@@ -139,17 +139,26 @@ func (c *Client) Hub(ctx context.Context, group, name string) (*armiothub.Descri
 	return found("read the IoT Hub "+name, r.Description, err)
 }
 
-// CreateHub makes an IoT Hub. Whether its name is free may be asked only by who has a right to the whole subscription;
-// others are told when they make it.
-func (c *Client) CreateHub(ctx context.Context, group, name, location, sku string, units int64) error {
+// HubNameFree asks whether there is a hub of a name in all of Azure, which is an error. Only who has a right to the whole
+// subscription may ask: to others it is not known, and they are told when they make it.
+func (c *Client) HubNameFree(ctx context.Context, name string) (known bool, err error) {
 	do := "create the IoT Hub " + name
 	free, err := c.hubs.CheckNameAvailability(ctx, armiothub.OperationInputs{Name: &name}, nil)
-	if err != nil && !answer.Forbidden(err) {
-		return answer.Failed(do, err)
+	if answer.Forbidden(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, answer.Failed(do, err)
 	}
 	if free.NameAvailable != nil && !*free.NameAvailable {
-		return taken(do, value(free.Message), "--hub")
+		return true, taken(do, value(free.Message), "--hub")
 	}
+	return true, nil
+}
+
+// CreateHub makes an IoT Hub.
+func (c *Client) CreateHub(ctx context.Context, group, name, location, sku string, units int64) error {
+	do := "create the IoT Hub " + name
 	return orTaken(do, "--hub", c.putHub(ctx, do, group, name, armiothub.Description{
 		Location: &location, Tags: tags(), Properties: &armiothub.Properties{},
 		SKU: &armiothub.SKUInfo{Name: to.Ptr(armiothub.IotHubSKU(sku)), Capacity: &units},
@@ -209,7 +218,7 @@ func (c *Client) Service(ctx context.Context, group, name string) (*armdps.Provi
 	return found("read the Device Provisioning Service "+name, r.ProvisioningServiceDescription, err)
 }
 
-// CreateService makes a Device Provisioning Service with a hub.
+// CreateService makes a Device Provisioning Service with a hub. Who may not ask whether the name is free is told now.
 func (c *Client) CreateService(ctx context.Context, group, name, location string, hub *armdps.IotHubDefinitionDescription) error {
 	do := "create the Device Provisioning Service " + name
 	free, err := c.services.CheckProvisioningServiceNameAvailability(ctx, armdps.OperationInputs{Name: &name}, nil)

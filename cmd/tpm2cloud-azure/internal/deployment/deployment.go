@@ -75,7 +75,6 @@ type Deployment struct {
 	// What the steps have seen in this run, for those that come after them.
 	ca          *x509.Certificate
 	hub         *armiothub.Description
-	newHub      bool // it was made in this run, and is not linked yet
 	service     *armdps.ProvisioningServiceDescription
 	certificate *armdps.CertificateResponse
 	data        *dps.Client

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	armdps "github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/deviceprovisioningservices/armdeviceprovisioningservices"
@@ -93,13 +94,42 @@ func (s *iotHub) Observe(ctx context.Context) (step.Observation, error) {
 	return o, nil
 }
 
+// Act makes the hub, or has Azure try once more. Its link in the service may be to one that was there before, and Azure shows
+// no keys by which that could be seen later: it goes first, so that a run that is cut afterwards finds none.
 func (s *iotHub) Act(ctx context.Context, o step.Observation) error {
 	if o.State == step.Partial {
+		if err := s.unlink(ctx, true); err != nil {
+			return err
+		}
 		return s.ARM.RepairHub(ctx, s.Group, s.hub)
 	}
+	free, err := s.ARM.HubNameFree(ctx, s.Hub)
+	if err != nil {
+		return err
+	}
+	if err := s.unlink(ctx, free); err != nil {
+		return err
+	}
 	sku, units := s.size()
-	s.newHub = true
 	return s.ARM.CreateHub(ctx, s.Group, s.Hub, s.Location, sku, units)
+}
+
+// unlink takes the link to the hub from the service, if it is known not to be one to a hub in another resource group.
+func (s *iotHub) unlink(ctx context.Context, known bool) error {
+	service, err := s.ARM.Service(ctx, s.Group, s.Service)
+	if err != nil || service == nil || service.Properties == nil {
+		return err
+	}
+	i := slices.IndexFunc(service.Properties.IotHubs, func(link *armdps.IotHubDefinitionDescription) bool { return arm.LinksTo(link, s.Hub) })
+	switch {
+	case i < 0:
+		return nil
+	case !known:
+		return step.As(step.Permission, fmt.Sprintf(`if that hub is gone: "az iot dps linked-hub delete --resource-group %s --dps-name %s --linked-hub %s"; if not, choose another name with --hub`,
+			s.Group, s.Service, value(service.Properties.IotHubs[i].Name)),
+			fmt.Errorf("cannot create the IoT Hub %s: %s is linked to one of that name, and this account may not ask whether it is still there", s.Hub, s.Service))
+	}
+	return s.ARM.UnlinkHubs(ctx, s.Group, service, s.Hub)
 }
 
 // size is that of a hub that is made, where nobody has asked for another.
@@ -140,11 +170,6 @@ func (s *provisioning) Observe(ctx context.Context) (step.Observation, error) {
 		o.State, o.Detail = step.Partial, "the IoT Hub "+s.Hub+" is to be linked to it"
 		return o, nil
 	}
-	if s.newHub {
-		// Azure shows no keys, so that nobody can see later that this one is of a hub that is gone.
-		o.State, o.Detail = step.Partial, "its link is to an IoT Hub "+s.Hub+" that was there before"
-		return o, nil
-	}
 	o.State, o.Detail = step.Present, fmt.Sprintf("ID scope %s, linked to %s", value(p.IDScope), value(s.hub.Properties.HostName))
 	if !arm.Ours(s.service.Tags) {
 		o.Detail += foreign
@@ -171,12 +196,7 @@ func (s *provisioning) Act(ctx context.Context, o step.Observation) error {
 	}
 	link := &armdps.IotHubDefinitionDescription{ConnectionString: &connection, Location: s.hub.Location}
 	if o.State == step.Missing {
-		err = s.ARM.CreateService(ctx, s.Group, s.Service, s.Location, link)
-	} else {
-		err = s.ARM.UpdateService(ctx, s.Group, s.service, value(s.hub.Properties.HostName), link)
+		return s.ARM.CreateService(ctx, s.Group, s.Service, s.Location, link)
 	}
-	if err == nil {
-		s.newHub = false
-	}
-	return err
+	return s.ARM.UpdateService(ctx, s.Group, s.service, value(s.hub.Properties.HostName), link)
 }
