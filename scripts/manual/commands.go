@@ -10,6 +10,7 @@ import (
 // command is a program as its manual page has it.
 type command struct {
 	name   string
+	page   string   // NAME(SECTION)
 	common []option // of every verb, if the synopsis has [options]
 	verbs  []verb   // in the order of the synopsis; one without words is the program alone
 }
@@ -41,7 +42,7 @@ func readCommand(page string) (*command, error) {
 	if found == nil {
 		return nil, fmt.Errorf("it does not begin with NAME(SECTION)")
 	}
-	c := &command{name: found[1]}
+	c := &command{name: found[1], page: found[0]}
 	common := false
 	for line := range strings.Lines(section(page, "SYNOPSIS")) {
 		line = strings.TrimSuffix(strings.TrimSpace(strings.ReplaceAll(line, "*", "")), "++")
@@ -104,7 +105,7 @@ func section(page, name string) string {
 func (c *command) completion() string {
 	function := "_" + strings.ReplaceAll(c.name, "-", "_")
 	var b strings.Builder
-	fmt.Fprintf(&b, `# bash completion for %s(8), made of its manual page
+	fmt.Fprintf(&b, `# bash completion for %s, made of its manual page
 
 %s() {
 	local current=${COMP_WORDS[COMP_CWORD]} verb='' takes='' verbs='' flags='' operand='' word i
@@ -121,7 +122,7 @@ func (c *command) completion() string {
 			continue
 		fi
 		case "$verb $word" in
-`, c.name, function)
+`, c.page, function)
 	for _, kind := range []string{"directory", "file", "value"} {
 		if patterns := c.taking(kind); len(patterns) > 0 {
 			fmt.Fprintf(&b, "\t\t%s) takes='%s' ;;\n", strings.Join(patterns, " | "), kind)

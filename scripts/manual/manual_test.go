@@ -442,8 +442,16 @@ func TestPages(t *testing.T) {
 	}
 	for _, page := range pages {
 		name, ok := programOf(filepath.Base(page))
-		if _, err := os.Stat(filepath.Join(dir, "completions", name)); ok && err != nil {
+		if !ok {
+			continue
+		}
+		script, err := os.ReadFile(filepath.Join(dir, "completions", name))
+		if err != nil {
 			t.Errorf("%s has no completion: %v", name, err)
+		}
+		section := strings.TrimPrefix(filepath.Ext(page), ".")
+		if head := fmt.Sprintf("# bash completion for %s(%s),", name, section); !strings.HasPrefix(string(script), head) {
+			t.Errorf("the completion of %s does not begin with %q", name, head)
 		}
 	}
 }

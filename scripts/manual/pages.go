@@ -33,7 +33,7 @@ func readSource(file string) (string, error) {
 // pageName is NAME.SECTION of .../NAME.SECTION.scd.
 func pageName(file string) string { return strings.TrimSuffix(filepath.Base(file), ".scd") }
 
-// programOf is the program that a page is of: those have section 8.
+// programOf is the program that a page is of: those have section 1 or 8.
 func programOf(page string) (string, bool) {
 	if name, ok := strings.CutSuffix(page, ".1"); ok {
 		return name, true
