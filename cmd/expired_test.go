@@ -6,12 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/tpm2cloud/tpm2cloud/pkg/clock"
 	"github.com/tpm2cloud/tpm2cloud/pkg/config"
 	"github.com/tpm2cloud/tpm2cloud/pkg/device"
 	"github.com/tpm2cloud/tpm2cloud/pkg/identity"
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/fault"
+	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
 	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
 )
@@ -51,4 +54,50 @@ func TestExpiredAtBoot(t *testing.T) {
 			t.Errorf("a clock that is verified: %v; a new certificate: %v", right, changed)
 		}
 	}
+}
+
+// An IDevID has no end, and its CA has: the device works with it at every later
+// boot, also where a cut has left the certificate on disk only.
+func TestIDevIDOutlivesItsCA(t *testing.T) {
+	vendor := tpmkit.NewVendor(t)
+	factory := tpmkit.Start(t)
+	factory.Manufacture(t, vendor)
+	factory.Cut()
+	b := newBoard(t, factory.Fork(t), vendor)
+	now := time.Now()
+	at := func(p program, when time.Time) error {
+		c := clock.Judge(when, true, time.Time{})
+		return b.run(t, program{func(cfg *config.Config, t *tpm.TPM, d *device.Info, _ func() clock.Clock) []step.Step {
+			return p.steps(cfg, t, d, func() clock.Clock { return c })
+		}, p.alone}, &fault.Cutter{})
+	}
+	issuer := func(changes ...pki.Change) {
+		ca := pki.NewCA(t, "CA", nil, changes...)
+		for name, data := range map[string][]byte{"ca.pem": pki.PEM(ca.Cert), "ca.key": ca.KeyPEM(t)} {
+			if err := os.WriteFile(filepath.Join(b.root, name), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	issuer(pki.Dates(now.AddDate(-9, 0, 0), now.AddDate(0, 0, -1)))
+	if err := at(idevidSteps, now.AddDate(-1, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	b.tpm.Reboot(t) // and so the platform hierarchy is open
+	opened := tpm.New(b.tpm.Open(t), tpm.Secrets{})
+	index, err := opened.Index(tpm.IndexIDevID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := opened.Undefine(tpm2.TPMRHPlatform, index); err != nil {
+		t.Fatal(err)
+	}
+	if err := at(idevidSteps, now); err != nil {
+		t.Fatal(err)
+	}
+	issuer() // the owner's, whose certificates end with it
+	if err := at(ldevidSteps, now); err != nil {
+		t.Fatal(err)
+	}
+	b.converged(t, idevidSteps, end{keys: 4, indices: 2})
 }

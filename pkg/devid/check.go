@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,6 +23,9 @@ type Expect struct {
 	ClientAuth bool
 	// NoExpiry expects the notAfter of an IDevID, and warns if it's another.
 	NoExpiry bool
+	// Outlives takes a certificate whose CAs have ended since they issued it, with a warning: one without an end, such
+	// as an IDevID, outlives every CA, and nothing can renew it.
+	Outlives bool
 	// Roots are the certificates of the CA that is trusted; see [Anchors].
 	Roots []*x509.Certificate
 	// At is when the certificate is judged; the zero time is now. Whoever calls knows how far the
@@ -102,11 +106,20 @@ func check(leaf *x509.Certificate, certs []*x509.Certificate, want Expect) (*Cha
 		usage = x509.ExtKeyUsageClientAuth
 	}
 	path, err := verify(leaf, certs, want.Roots, at, usage)
+	if _, dates := errors.AsType[*DateError](err); dates && want.Outlives {
+		path, err = outlived(leaf, certs, want.Roots, at, usage, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 
 	chain := &Chain{Leaf: leaf}
+	for _, ca := range path[1:] {
+		if at.After(ca.NotAfter) {
+			chain.warn("the CA certificate of %q ended %s: the certificate of %q outlives it",
+				brief(ca.Subject.String()), ca.NotAfter.UTC().Format(time.RFC3339), brief(leaf.Subject.String()))
+		}
+	}
 	chain.Roots, _ = Anchors(want.Roots)
 	chain.Intermediates = slices.DeleteFunc(path[1:], selfSigned)
 	if want.ClientAuth && len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0 {

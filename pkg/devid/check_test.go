@@ -26,12 +26,22 @@ func TestCheck(t *testing.T) {
 	impostor := pki.NewCA(t, "issuing", nil) // the same name, another key
 	serverOnly := pki.NewCA(t, "server only", root, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
 	oldIssuing := pki.NewCA(t, "old issuing", root, pki.Dates(now.AddDate(-3, 0, 0), now.AddDate(0, 0, -1)))
+	oldRoot := pki.NewCA(t, "old root", nil, pki.Dates(now.AddDate(-9, 0, 0), now.AddDate(0, 0, -1)))
+	ofOldRoot := pki.NewCA(t, "of old root", oldRoot)
+	lateRoot := pki.NewCA(t, "late root", nil, pki.Dates(now.AddDate(-1, 0, 0), now.AddDate(9, 0, 0)))
+	endedSince := pki.NewCA(t, "ended since", lateRoot, pki.Dates(now.AddDate(-3, 0, 0), now.AddDate(0, 0, -1)))
+	future := pki.NewCA(t, "future", root, pki.Dates(now.AddDate(0, 0, 1), now.AddDate(9, 0, 0)))
 	key, other := pki.NewKey(t), pki.NewKey(t)
 	subject := devid.Subject("dev-1", "SN1", "Example")
 
 	leaf := func(ca *pki.CA, changes ...pki.Change) *x509.Certificate {
 		return ca.Issue(t, key.Public(), subject, changes...)
 	}
+	// What is kept of an IDevID that was made two years ago.
+	forever := func(ca *pki.CA) *x509.Certificate {
+		return leaf(ca, pki.Dates(now.AddDate(-2, 0, 0), devid.NoExpiry()))
+	}
+	outlives := func(e *devid.Expect) { e.NoExpiry, e.Outlives = true, true }
 	good := leaf(issuing)
 	both := []*x509.Certificate{issuing.Cert, root.Cert}
 	type certs = []*x509.Certificate
@@ -101,6 +111,17 @@ func TestCheck(t *testing.T) {
 
 		{name: "IDevID that ends", answer: certs{good}, change: func(e *devid.Expect) { e.NoExpiry = true }, path: []string{"issuing"}, warn: "99991231235959Z"},
 		{name: "IDevID without end", answer: certs{leaf(issuing, pki.Dates(now, devid.NoExpiry()))}, change: func(e *devid.Expect) { e.NoExpiry = true }, path: []string{"issuing"}},
+
+		{name: "IDevID that outlives its CA", answer: certs{forever(oldIssuing), oldIssuing.Cert}, roots: certs{root.Cert}, change: outlives, path: []string{"old issuing"}, warn: `the CA certificate of "CN=old issuing" ended 2026-05-31T12:00:00Z`},
+		{name: "IDevID that outlives its CA, the only anchor", answer: certs{forever(oldIssuing)}, roots: certs{oldIssuing.Cert}, change: outlives, path: []string{"old issuing"}, warn: `"CN=old issuing" ended`},
+		{name: "IDevID that outlives its root", answer: certs{forever(ofOldRoot), ofOldRoot.Cert}, roots: certs{oldRoot.Cert}, change: outlives, path: []string{"of old root"}, warn: `"CN=old root" ended`},
+		{name: "IDevID whose root began after it", answer: certs{forever(endedSince), endedSince.Cert}, roots: certs{lateRoot.Cert}, change: outlives, path: []string{"ended since"}, warn: `"CN=ended since" ended`},
+		{name: "IDevID whose CA is in use still", answer: certs{forever(issuing)}, change: outlives, path: []string{"issuing"}},
+		{name: "IDevID that has ended with its CA", answer: certs{leaf(oldIssuing, pki.Dates(now.AddDate(-2, 0, 0), now.AddDate(0, 0, -2))), oldIssuing.Cert}, change: outlives, as: new(*devid.DateError), text: `CN=dev-1,O=Example" ended`},
+		{name: "IDevID that has not begun", answer: certs{leaf(issuing, pki.Dates(now.Add(time.Hour), devid.NoExpiry()))}, change: outlives, as: new(*devid.DateError), text: "does not begin before"},
+		{name: "IDevID whose CA has not begun", answer: certs{forever(future), future.Cert}, change: outlives, as: new(*devid.DateError), text: `"CN=future" does not begin before`},
+		{name: "IDevID that a CA issued after its end", answer: certs{leaf(oldIssuing, pki.Dates(now.Add(-time.Hour), devid.NoExpiry())), oldIssuing.Cert}, change: outlives, as: new(*devid.DateError), text: `"CN=old issuing" ended`},
+		{name: "IDevID of an unknown CA that has ended", answer: certs{forever(oldIssuing), oldIssuing.Cert}, roots: certs{stranger.Cert}, change: outlives, as: new(*devid.ChainError)},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

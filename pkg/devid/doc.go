@@ -30,7 +30,8 @@
 //   - it is a CA's ([ErrIsCA]);
 //   - its subject is not the one that was asked for ([SubjectError]), unless the caller allows any;
 //   - no chain leads to a trusted root ([ChainError]), or one does and the dates alone forbid it
-//     ([DateError]), which a device whose clock is not set may take for temporary;
+//     ([DateError]), which a device whose clock is not set may take for temporary; where the certificate is one that
+//     outlives its CAs, such as an IDevID that is kept, their end is a warning;
 //   - its key usage lacks digitalSignature ([ErrNoSignature]), without which TLS cannot use it, or its
 //     extended key usage lacks clientAuth where that is needed ([ErrNoClientAuth]). The other end of
 //     a TLS connection would only say "bad certificate".

@@ -74,6 +74,28 @@ func verify(leaf *x509.Certificate, intermediates, roots []*x509.Certificate, at
 	return nil, &DateError{At: at, Certificate: outOfDate(shortest(chains), at)}
 }
 
+// outlived finds a chain whose leaf is good at a time, and which was good itself before that, so that the end of its CAs
+// is all that is wrong; otherwise the error is the one given. If the validities of a chain's certificates have an instant
+// in common, then the latest notBefore is one, so that those instants are enough to try.
+func outlived(leaf *x509.Certificate, intermediates, roots []*x509.Certificate, at time.Time, usage x509.ExtKeyUsage, otherwise error) ([]*x509.Certificate, error) {
+	if at.Before(leaf.NotBefore) || at.After(leaf.NotAfter) {
+		return nil, otherwise
+	}
+	var beginnings []time.Time
+	for _, c := range slices.Concat([]*x509.Certificate{leaf}, intermediates, roots) {
+		if !c.NotBefore.Before(leaf.NotBefore) && !c.NotBefore.After(at) {
+			beginnings = append(beginnings, c.NotBefore)
+		}
+	}
+	slices.SortFunc(beginnings, func(a, b time.Time) int { return b.Compare(a) })
+	for _, then := range slices.CompactFunc(beginnings, time.Time.Equal) {
+		if path, err := verify(leaf, intermediates, roots, then, usage); err == nil {
+			return path, nil
+		}
+	}
+	return nil, otherwise
+}
+
 // Ageless are copies of certificates that are valid at any time, for finding out whether the dates alone are wrong. The
 // dates of an [x509.Certificate] are what the parser found; the signature is over the bytes that it keeps besides.
 func Ageless(certs []*x509.Certificate) []*x509.Certificate {

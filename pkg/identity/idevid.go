@@ -83,7 +83,7 @@ func ProveIDevID(t *tpm.TPM, leaf *x509.Certificate) (*tpm.Key, error) {
 func JudgeIDevID(chain *devid.Chain, roots []*x509.Certificate, commonName string, now clock.Clock) ([]string, error) {
 	checked, err := Check(chain, devid.Expect{
 		Key: chain.Leaf.PublicKey, AnySubject: true, CommonName: commonName,
-		NoExpiry: true, Roots: roots, At: now.Time,
+		NoExpiry: true, Outlives: true, Roots: roots, At: now.Time,
 	})
 	var name *devid.SubjectError
 	switch {

@@ -222,7 +222,7 @@ func (p *Program) staged() (*devid.Chain, error) {
 		return nil, err
 	}
 	_, err = identity.Check(chain, devid.Expect{
-		Key: public, Subject: subject, AnySubject: p.cfg.IDevID.Enroll.AnySubject, Roots: roots, At: p.clock().Time})
+		Key: public, Subject: subject, AnySubject: p.cfg.IDevID.Enroll.AnySubject, Outlives: true, Roots: roots, At: p.clock().Time})
 	if err != nil && !identity.Undecided(err, p.clock()) {
 		return nil, nil
 	}
