@@ -80,7 +80,7 @@ func (b *board) reset(t *testing.T, scope reset.Scope, cutter *fault.Cutter, at 
 	if earlier == nil {
 		revoke = []reset.Certificate{{What: "LDevID", Serial: "1"}}
 	}
-	atBoot, err := reset.Run(context.Background(), state, reset.New(scope, revoke, 0, earlier), steps, func(step.Row, bool) {})
+	atBoot, err := reset.Run(context.Background(), state, reset.New(scope, revoke, nil, 0, earlier), steps, func(step.Row, bool) {})
 	if atBoot {
 		t.Error("the platform is open, and the reset waits for a boot")
 	}

@@ -52,7 +52,7 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	revoke, err := operator.Certificates(subject, scope)
+	revoke, kept, err := operator.Certificates(subject, scope)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	note := reset.New(scope, revoke, resets, earlier)
+	note := reset.New(scope, revoke, kept, resets, earlier)
 	if err := o.announce(ctx, call, note, steps); err != nil {
 		return err
 	}

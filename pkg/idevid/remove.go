@@ -27,6 +27,16 @@ func (p *Program) Removal() []reset.Step {
 	return []reset.Step{removeIndex{p, false}, removeKey{p}, removeFiles{p}}
 }
 
+// Made says whether the certificate is in an index of this program's making,
+// which is what a reset removes; one that was adopted stays.
+func (p *Program) Made() (bool, error) {
+	index, err := p.tpm.Index(tpm.IndexIDevID)
+	if err != nil {
+		return false, err
+	}
+	return made(index), nil
+}
+
 // finish are the steps before all others, where a reset has left them to this
 // boot.
 func (p *Program) finish() []step.Step {

@@ -27,34 +27,44 @@ func Removal(s *check.Subject, scope reset.Scope) ([]reset.Step, error) {
 	return steps, nil
 }
 
-// Certificates are those that outlive their keys.
-func Certificates(s *check.Subject, scope reset.Scope) ([]reset.Certificate, error) {
-	list := []reset.Certificate{}
-	add := func(what string, c *x509.Certificate) {
-		list = append(list, reset.Certificate{What: what, CommonName: c.Subject.CommonName,
-			Serial: fmt.Sprintf("%x", c.SerialNumber), Issuer: c.Issuer.String(), NotAfter: c.NotAfter.UTC()})
-	}
+// Certificates are those that outlive their keys, and those that a reset of
+// everything may have been about to remove and that this one keeps.
+func Certificates(s *check.Subject, scope reset.Scope) (revoke, kept []reset.Certificate, err error) {
+	revoke = []reset.Certificate{}
 	operational, err := s.Edgecfg.Operational()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, c := range operational {
-		add("operational", c)
+		revoke = append(revoke, certificate("operational", c))
 	}
 	chain, err := identity.ReadChain(identity.Dir(s.Config, identity.LDevID))
 	switch {
 	case err == nil:
-		add("LDevID", chain.Leaf)
+		revoke = append(revoke, certificate("LDevID", chain.Leaf))
 	case !errors.Is(err, fs.ErrNotExist) && step.ClassOf(err) != step.Refused:
-		return nil, err
+		return nil, nil, err
 	}
-	if scope == reset.All {
-		// Whatever is wrong with it, it is to be removed, and there is nothing to revoke.
-		if chain, err := identity.ReadIDevID(s.TPM, identity.Dir(s.Config, identity.IDevID)); err == nil {
-			add("IDevID", chain.Leaf)
-		} else if step.ClassOf(err) != step.Refused {
-			return nil, err
-		}
+	chain, err = identity.ReadIDevID(s.TPM, identity.Dir(s.Config, identity.IDevID))
+	if step.ClassOf(err) == step.Refused {
+		// Whatever is wrong with it, there is nothing to revoke.
+		return revoke, nil, nil
 	}
-	return list, nil
+	if err != nil {
+		return nil, nil, err
+	}
+	made, err := s.IDevID.Made()
+	if err != nil {
+		return nil, nil, err
+	}
+	idevid := certificate("IDevID", chain.Leaf)
+	if scope == reset.All && made {
+		return append(revoke, idevid), nil, nil
+	}
+	return revoke, []reset.Certificate{idevid}, nil
+}
+
+func certificate(what string, c *x509.Certificate) reset.Certificate {
+	return reset.Certificate{What: what, CommonName: c.Subject.CommonName,
+		Serial: fmt.Sprintf("%x", c.SerialNumber), Issuer: c.Issuer.String(), NotAfter: c.NotAfter.UTC()}
 }

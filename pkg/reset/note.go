@@ -68,12 +68,13 @@ func (c Certificate) String() string {
 }
 
 // New is the note of a reset that is asked for now, of a TPM that was reset so
-// often. It goes on from an earlier one, nil where there was none.
-func New(scope Scope, revoke []Certificate, resets uint32, earlier *Note) *Note {
+// often. It goes on from an earlier one, nil where there was none; of what that
+// was to remove, kept is what stays in use after all, and must not be revoked.
+func New(scope Scope, revoke, kept []Certificate, resets uint32, earlier *Note) *Note {
 	n := &Note{Version: version, Scope: scope, Asked: time.Now().UTC().Truncate(time.Second), Resets: resets, Revoke: revoke}
 	if earlier != nil {
 		for _, c := range earlier.Revoke {
-			if !slices.Contains(n.Revoke, c) {
+			if !slices.Contains(n.Revoke, c) && !slices.Contains(kept, c) {
 				n.Revoke = append(n.Revoke, c)
 			}
 		}
