@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/tpm2cloud/tpm2cloud/pkg/devid"
 	"github.com/tpm2cloud/tpm2cloud/pkg/reset"
@@ -57,16 +58,50 @@ const operationalCertificates = "/var/lib/aziot/certd/certs/deviceid-*.cer"
 
 // ownFiles are the files that this program wrote.
 func (p *Program) ownFiles() ([]string, error) {
-	list, err := p.existing(ldevidPath, estCAPath, path.Dir(ldevidPath), dropInPath, certdPath,
-		path.Join(p.cfg.Run.State, marksDir, "*"), path.Join(p.cfg.Run.State, marksDir))
+	list, _, err := p.directory()
 	if err != nil {
 		return nil, err
 	}
+	more, err := p.existing(dropInPath, certdPath, path.Join(p.cfg.Run.State, marksDir, "*"), path.Join(p.cfg.Run.State, marksDir))
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, more...)
 	ours, err := p.written()
 	if err == nil && ours {
 		list = append(list, p.cfg.Path(superPath))
 	}
 	return list, err
+}
+
+// directory tells our files in our directory, with what a write that was cut has
+// left there, from those of others. Where there are none of others, the directory
+// is the last of ours.
+func (p *Program) directory() (ours, others []string, err error) {
+	dir := p.cfg.Path(path.Dir(ldevidPath))
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return nil, []string{dir}, nil
+	}
+	if err != nil {
+		return nil, nil, classify(fmt.Errorf("cannot look for our files: %w", err))
+	}
+	for _, e := range entries {
+		list := &others
+		for _, file := range []string{path.Base(ldevidPath), path.Base(estCAPath)} {
+			if !e.IsDir() && (e.Name() == file || store.Left(e.Name(), file)) {
+				list = &ours
+			}
+		}
+		*list = append(*list, filepath.Join(dir, e.Name()))
+	}
+	if len(others) == 0 {
+		ours = append(ours, dir)
+	}
+	return ours, others, nil
 }
 
 // existing are the paths of this system that match patterns of the
@@ -153,6 +188,13 @@ func (p *Program) kept() (list []string, err error) {
 	}
 	if have != nil && !sealed.Match(have) {
 		list = append(list, fmt.Sprintf("kept: %s, which tpm2cloud-edgecfg did not write, and what the agent made of it", p.cfg.Path(superPath)))
+	}
+	_, others, err := p.directory()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range others {
+		list = append(list, fmt.Sprintf("kept: %s, which tpm2cloud-edgecfg did not write", name))
 	}
 	copies, err := p.existing(path.Dir(superPath) + "/config.toml.*.bak")
 	if err != nil {

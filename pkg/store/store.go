@@ -2,8 +2,8 @@
 //
 // A file is either the old one or the new one, whole: it is written beside its
 // place, synced, renamed over it, and the directory is synced. What a write that
-// was cut has left beside it, the next write of that file removes; so a file has
-// one writer at a time, who holds the run lock. Nothing outside
+// was cut has left beside it, the next write or removal of that file removes; so a
+// file has one writer at a time, who holds the run lock. Nothing outside
 // the directory is reached, whatever symbolic links somebody left there: all
 // access goes through one [os.Root]. The programs run as root, too, in directories
 // where somebody else may write, so what stands in a file's place must be a file:
@@ -355,8 +355,14 @@ func (d *Dir) write(file string, data []byte, mode fs.FileMode, o options) error
 	return d.sync(path.Dir(file))
 }
 
-// sweep removes what a write of this file has left beside it that was cut: a
-// file of renameio's, whose name is a dot, the file's, and a number.
+// Left says whether a name is of what a write of a file has left beside it that was
+// cut: a file of renameio's, whose name is a dot, the file's, and a number.
+func Left(name, file string) bool {
+	number, ours := strings.CutPrefix(name, "."+file)
+	return ours && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// sweep removes what a write of this file has left that was cut.
 func (d *Dir) sweep(file string) error {
 	dir, err := d.root.Open(path.Dir(file))
 	if err != nil {
@@ -368,8 +374,7 @@ func (d *Dir) sweep(file string) error {
 		return err
 	}
 	for _, name := range names {
-		number, ours := strings.CutPrefix(name, "."+path.Base(file))
-		if !ours || number == "" || strings.Trim(number, "0123456789") != "" {
+		if !Left(name, path.Base(file)) {
 			continue
 		}
 		if err := d.root.Remove(path.Join(path.Dir(file), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -400,10 +405,14 @@ func (d *Dir) Remove(file string) error {
 	case err != nil:
 		return err
 	}
-	if err := d.root.Remove(file); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	err := d.sweep(file)
+	if err == nil {
+		err = d.root.Remove(file)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("cannot remove %s: %w", d.Path(file), err)
 	}
 	return d.sync(path.Dir(file))

@@ -101,22 +101,33 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	check := func(want ...string) {
+		t.Helper()
+		var have []string
+		entries, err := os.ReadDir(d.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			have = append(have, e.Name())
+		}
+		slices.Sort(want)
+		if !slices.Equal(have, want) {
+			t.Errorf("%q are there, want %q", have, want)
+		}
+	}
 	if err := d.Write("x", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var have []string
-	entries, err := os.ReadDir(d.Name())
-	if err != nil {
+	check(append(stay, "x")...)
+	// Also where the file itself was never there.
+	if err := d.Remove("y"); err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		have = append(have, e.Name())
+	if err := d.Remove("x"); err != nil {
+		t.Fatal(err)
 	}
-	want := append(stay, "x")
-	slices.Sort(want)
-	if !slices.Equal(have, want) {
-		t.Errorf("%q are there, want %q", have, want)
-	}
+	check(stay[:len(stay)-1]...)
 }
 
 // A link in the place of a directory that is being made leads nowhere.
