@@ -64,13 +64,17 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 	if err := o.announce(ctx, call, note, steps); err != nil {
 		return err
 	}
+	// Whoever interrupts it up to here has changed nothing.
+	if ctx.Err() != nil {
+		return step.As(step.Temporary, "", errors.New("nothing was changed: interrupted by a signal"))
+	}
 	if onThisSystem(cfg) {
 		// The note comes first: a run that is ended in the middle, or starts now,
 		// must not find half an identity and no note.
 		if err := note.Write(state); err != nil {
 			return err
 		}
-		if err := systemd.Stop(ctx, units...); err != nil {
+		if err := systemd.Stop(ctx, units...); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -163,15 +167,38 @@ func (o *options) announce(ctx context.Context, call *cli.Call, note *reset.Note
 		return nil
 	}
 	fmt.Fprint(w, "Go on? [y/N] ")
-	answer, err := bufio.NewReader(call.In).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
+	answer, err := readAnswer(ctx, call.In)
 	fmt.Fprintln(w)
+	if err != nil || ctx.Err() != nil {
+		return err // who asked sees to an interruption
+	}
 	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
 		return step.As(step.Usage, "--yes says so beforehand", errors.New("nothing was changed: nobody said yes"))
 	}
 	return nil
+}
+
+// readAnswer reads a line that somebody types, or none where a signal comes first: the
+// context takes the signal, and the read alone would go on.
+func readAnswer(ctx context.Context, in io.Reader) (string, error) {
+	type typed struct {
+		line string
+		err  error
+	}
+	lines := make(chan typed, 1)
+	go func() {
+		line, err := bufio.NewReader(in).ReadString('\n')
+		lines <- typed{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", nil
+	case t := <-lines:
+		if errors.Is(t.err, io.EOF) {
+			t.err = nil
+		}
+		return t.line, t.err
+	}
 }
 
 // tell tells of a step.
