@@ -32,7 +32,7 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 	}
 	pair, why, err := s.readPair()
 	if err != nil {
-		return obs, err
+		return obs, s.damaged(err)
 	}
 	if why != "" {
 		obs.Object = fmt.Sprintf("key %q of token %q", s.cfg.LDevID.Token.Key, s.token.Label)
@@ -46,12 +46,12 @@ func (s ldevidKey) Observe(context.Context) (step.Observation, error) {
 	}
 	s.pair, s.key = pair, key
 	if s.earlier, err = s.readLabel(s.cfg.LDevID.Token.Key + suffixEarlier); err != nil {
-		return obs, err
+		return obs, s.damaged(err)
 	}
 	linked := ""
 	if key != nil && pair == nil {
 		if linked, err = s.linkedElsewhere(key); err != nil {
-			return obs, err
+			return obs, s.damaged(err)
 		}
 	}
 	switch {

@@ -75,7 +75,7 @@ func (p *Program) own(key *tpm.Key) (bool, error) {
 		return false, err
 	}
 	where, err := p.linkedElsewhere(key)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, token.ErrUnclean) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, token.ErrUnclean) || errors.Is(err, token.ErrCorrupt) {
 		return false, nil
 	}
 	return where != "" && identity.Algorithm(key) != "", err
@@ -103,15 +103,16 @@ func (s removeToken) Observe(context.Context) (step.Observation, error) {
 	case errors.Is(err, token.ErrUnclean):
 		obs.State, obs.Detail = step.Partial, "left unclean by an interruption"
 		return obs, nil
-	case err != nil:
+	case err != nil && !errors.Is(err, token.ErrCorrupt):
 		return obs, step.As(step.Refused, "", err)
 	}
+	damaged := err != nil
 	noted, err := s.noted()
 	if err != nil {
 		return obs, err
 	}
 	var others []string
-	there := len(labels) == 0 // a store that the library had not finished
+	there := len(labels) == 0 // a store that the library had not finished, or a damaged one
 	for _, l := range labels {
 		if l == label {
 			there = true
@@ -120,6 +121,8 @@ func (s removeToken) Observe(context.Context) (step.Observation, error) {
 		}
 	}
 	switch {
+	case damaged && noted:
+		obs.State, obs.Detail = step.Partial, "damaged: what is in it could not be read, and goes with it"
 	case there && noted:
 		obs.State, obs.Detail = step.Partial, "with all keys in it"
 	case there:
@@ -142,19 +145,21 @@ func (p *Program) labels() ([]string, error) {
 }
 
 func (s removeToken) Remove(context.Context) error {
-	if err := token.Recover(s.shelf.Name()); err != nil {
-		return step.As(step.Refused, "", err)
+	var labels []string
+	err := token.Recover(s.shelf.Name())
+	if err == nil {
+		labels, err = s.labels()
 	}
-	labels, err := s.labels()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, token.ErrCorrupt) {
+		return step.As(step.Refused, "", err)
 	}
 	if noted, err := s.noted(); err != nil || !noted {
 		return err // looked at anew, now that the store can be read
 	}
+	// Nobody can use a damaged store any more, whoever has a token in it.
 	if len(labels) == 0 || len(labels) == 1 && labels[0] == s.cfg.LDevID.Token.Label {
 		return token.RemoveStore(s.shelf.Name())
 	}

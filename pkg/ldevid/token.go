@@ -55,12 +55,12 @@ func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 		obs.Hint = fmt.Sprintf("the TPM was cleared, or the disk is from another board: nothing in the token can be used; move %s away to make a new one", s.shelf.Name())
 		return obs, nil
 	case err != nil:
-		return obs, step.As(step.Refused, "", err)
+		return obs, step.As(step.Refused, "", s.damaged(err))
 	}
 	s.token = t
 	why, err := s.foreign()
 	if err != nil {
-		return obs, err
+		return obs, s.damaged(err)
 	}
 	if why != "" {
 		obs.State, obs.Detail = step.Conflict, "the token is not ours: "+why
@@ -87,6 +87,15 @@ func (s tokenStep) Observe(context.Context) (step.Observation, error) {
 		obs.State, obs.Detail = step.Present, "the PIN opens it"
 	}
 	return obs, nil
+}
+
+// damaged adds to an error of a store that is damaged what helps. Nobody can mend it,
+// and what nobody can read may be somebody else's: it is not thrown away by itself.
+func (p *Program) damaged(err error) error {
+	if !errors.Is(err, token.ErrCorrupt) {
+		return err
+	}
+	return step.As(step.Refused, fmt.Sprintf("move %s away: a new token and a new LDevID key are made then; what others keep there is lost without a copy", p.shelf.Name()), err)
 }
 
 // foreign says why the token cannot be ours, or nothing.
@@ -183,7 +192,7 @@ func (s tokenStep) Act(context.Context, step.Observation) error {
 		return err
 	}
 	if err := token.Recover(s.shelf.Name()); err != nil {
-		return step.As(step.Refused, "", err)
+		return step.As(step.Refused, "", s.damaged(err))
 	}
 	t, err := s.readToken()
 	if s.stillborn(err) {
@@ -199,7 +208,7 @@ func (s tokenStep) Act(context.Context, step.Observation) error {
 		t, err = s.readToken()
 	}
 	if err != nil {
-		return step.As(step.Refused, "", err)
+		return step.As(step.Refused, "", s.damaged(err))
 	}
 	s.token = t
 	if err := s.share(); err != nil {
