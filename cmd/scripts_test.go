@@ -88,6 +88,11 @@ func setup(env *testscript.Env) error {
 	if err := os.Chmod(filepath.Join(root, "etc/tpm2cloud/credentials"), 0o700); err != nil {
 		return err
 	}
+	top, err := filepath.Abs("..")
+	if err != nil {
+		return err
+	}
+	env.Setenv("TOP", top)
 	env.Setenv("R", root)
 	env.Setenv("STATE", root+"/var/lib/tpm2cloud")
 	env.Setenv("STORE", root+"/var/lib/tpm2cloud/pkcs11")
