@@ -188,7 +188,7 @@ func FuzzAnswers(f *testing.F) {
 		defer limit.Time(t, 5*time.Second)()
 		s := &script{all: answers, left: answers, stubborn: stubborn}
 		// Without the wrapper that waits for a busy TPM.
-		tpm := &TPM{transport: s, close: func() error { return nil }}
+		tpm := &TPM{transport: whole{s}, close: func() error { return nil }}
 		err := operations[int(op)%len(operations)](t, tpm)
 		if s.asked > mostCommands {
 			t.Errorf("a TPM kept it going for ever; it ended with %v", err)
