@@ -36,6 +36,16 @@ type board struct {
 	cfg  *config.Config
 }
 
+// manufactured are a vendor and a TPM of his that nobody has used yet.
+func manufactured(t *testing.T) (*tpmkit.Vendor, *tpmkit.Software) {
+	t.Helper()
+	vendor := tpmkit.NewVendor(t)
+	factory := tpmkit.Start(t)
+	factory.Manufacture(t, vendor)
+	factory.Cut()
+	return vendor, factory
+}
+
 // newBoard puts a TPM on a new board, whose CAs are in files.
 func newBoard(t *testing.T, s *tpmkit.Software, vendor *tpmkit.Vendor) *board {
 	t.Helper()
@@ -140,10 +150,7 @@ func verified() clock.Clock { return clock.Judge(time.Now(), true, time.Time{}) 
 // ends well by itself.
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
+	vendor, factory := manufactured(t)
 	whole := &fault.Cutter{}
 	if err := newBoard(t, factory.Fork(t), vendor).run(t, idevidSteps, whole); err != nil {
 		t.Fatal(err)

@@ -46,10 +46,7 @@ func (b *board) at(t *testing.T, now func() clock.Clock, failed func(step.Event)
 // the board's own CA began yesterday.
 func TestClock(t *testing.T) {
 	t.Parallel()
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
+	vendor, factory := manufactured(t)
 	today := time.Now()
 	yesterday := today.Add(-24 * time.Hour)
 	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }

@@ -15,17 +15,13 @@ import (
 	"github.com/tpm2cloud/tpm2cloud/pkg/step"
 	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/fault"
 	"github.com/tpm2cloud/tpm2cloud/pkg/testkit/pki"
-	tpmkit "github.com/tpm2cloud/tpm2cloud/pkg/testkit/tpm"
 	"github.com/tpm2cloud/tpm2cloud/pkg/tpm"
 )
 
 // A device that was off while its LDevID certificate ended gets another at its
 // next boot, if its clock is right; one whose clock may be wrong judges nothing.
 func TestExpiredAtBoot(t *testing.T) {
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
+	vendor, factory := manufactured(t)
 	b := newBoard(t, factory.Fork(t), vendor)
 	b.cfg.LDevID.Enroll.Days = 1
 	for _, p := range []program{idevidSteps, ldevidSteps} {
@@ -59,10 +55,7 @@ func TestExpiredAtBoot(t *testing.T) {
 // An IDevID has no end, and its CA has: the device works with it at every later
 // boot, also where a cut has left the certificate on disk only.
 func TestIDevIDOutlivesItsCA(t *testing.T) {
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
+	vendor, factory := manufactured(t)
 	b := newBoard(t, factory.Fork(t), vendor)
 	now := time.Now()
 	at := func(p program, when time.Time) error {

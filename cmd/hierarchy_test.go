@@ -46,10 +46,7 @@ func setAuth(t *testing.T, s *tpmkit.Software, hierarchy tpm2.TPMHandle, value s
 // nothing stays loaded.
 func TestWrongAuthIsTriedOnce(t *testing.T) {
 	t.Parallel()
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
+	vendor, factory := manufactured(t)
 	for name, c := range map[string]struct {
 		hierarchy    tpm2.TPMHandle
 		wrong, right tpm.Secrets

@@ -121,16 +121,6 @@ func (d *machine) sound() {
 	}
 }
 
-// manufactured are a vendor and a TPM of his that nobody has used yet.
-func manufactured(t *testing.T) (*tpmkit.Vendor, *tpmkit.Software) {
-	t.Helper()
-	vendor := tpmkit.NewVendor(t)
-	factory := tpmkit.Start(t)
-	factory.Manufacture(t, vendor)
-	factory.Cut()
-	return vendor, factory
-}
-
 // Any programs, several of them the same, started within moments on a fresh
 // board: none is harmed by another, and what came too early says so.
 func TestTogether(t *testing.T) {
