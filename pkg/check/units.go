@@ -12,7 +12,7 @@ import (
 func unitChecks() []Check {
 	return []Check{
 		{ID: "units", Title: "The three units have ended well, and systemd has read them as they are on the disk.", run: unitsActive},
-		{ID: "units-enabled", Title: "The target starts at each boot, and the timer tries again what is missing.", run: unitsEnabled},
+		{ID: "units-enabled", Title: "The target starts at each boot, and the timers try again what is missing, and renew the LDevID certificate.", run: unitsEnabled},
 		{ID: "agent-units", Title: "No unit of the agent has failed.", run: agentUnits},
 	}
 }
