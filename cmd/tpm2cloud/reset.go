@@ -74,6 +74,7 @@ func (o *options) reset(ctx context.Context, call *cli.Call) error {
 		if err := note.Write(state); err != nil {
 			return err
 		}
+		// Of a signal meanwhile reset.Run tells, before its first move.
 		if err := systemd.Stop(ctx, units...); err != nil && ctx.Err() == nil {
 			return err
 		}
